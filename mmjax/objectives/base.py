@@ -1,0 +1,195 @@
+"""What a training goal is: an `Objective` calls the model through `Forward` and returns a `Loss`.
+
+One loop serves every goal because a goal never returns a mean: it returns sums and counts, which
+add up over devices, micro-batches and evaluation batches. The step divides once, at the end.
+"""
+
+import abc
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mmjax.typing import WORDS, Array, Batch, Encoded, Float, PyTree, View
+
+Embeddings = dict[str, Any]
+Scalars = dict[str, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The outcome of one objective on one batch, as sums that add up.
+
+    Attributes:
+      total: sum of the loss over everything counted, scalar float32.
+      count: what `total` is divided by, scalar float32 (number of real rows, masked words, ...).
+      metrics: {name: (sum, count)} of further numbers.
+      state: the objective's own memory after this batch (queues, momentum copies), or ().
+    """
+
+    total: Any
+    count: Any
+    metrics: dict[str, tuple[Any, Any]]
+    state: Any = ()
+
+    def mean(self) -> Float[Array, ""]:
+        """total ÷ count; zero where nothing was counted."""
+        return self.total / jnp.maximum(self.count, 1e-9)
+
+
+class Forward:
+    """Runs the model's methods for the objectives of one step; equal calls run once.
+
+    Two calls are equal when method, inputs (by identity), parameters (by identity), `train` and
+    `key` are all the same, however many objectives ask. Randomness inside the model is a function
+    of (seed, step, call name) alone.
+
+    Args:
+      apply: (method, variables, inputs, train, rngs) -> (output, running statistics after it).
+      params: the model's parameters.
+      statistics: the running statistics, {} where the model has none.
+      train: whether dropout and the like are on, unless a call says otherwise.
+      key: the step's random key.
+    """
+
+    def __init__(
+        self,
+        apply: Callable[..., tuple[Any, PyTree]],
+        params: PyTree,
+        statistics: PyTree,
+        train: bool,
+        key: Any,
+    ):
+        self._apply = apply
+        self._params = params
+        self._statistics = statistics
+        self._train = train
+        self._key = key
+        self._made: dict[tuple[Any, ...], Any] = {}
+        self._kept_alive: list[Any] = []  # identities stay unique only while the objects live
+        self.statistics = statistics
+
+    def __call__(
+        self,
+        method: str,
+        inputs: Mapping[str, Any],
+        params: PyTree = None,
+        train: bool | None = None,
+        key: str = "",
+    ) -> Any:
+        """The output of `model.method(**inputs)`.
+
+        Args:
+          method: name of one of the model's methods.
+          inputs: keyword arguments of that method.
+          params: other parameters (a teacher, a momentum copy), under stop_gradient; the running
+            statistics of such a call are read and not updated.
+          train: overrides the step's own setting.
+          key: a further name for the call's randomness, where one method runs twice and must draw
+            differently.
+        """
+        train = self._train if train is None else train
+        names = sorted(inputs)
+        call = (method, key, train, id(params), *((name, id(inputs[name])) for name in names))
+        if call not in self._made:
+            own = params is None
+            variables = {"params": self._params if own else jax.lax.stop_gradient(params)}
+            if self._statistics:
+                variables["batch_stats"] = self._statistics
+            rngs = {}
+            if train:
+                name = zlib.crc32(f"{method}/{key}".encode())
+                rngs["dropout"] = jax.random.fold_in(self._key, name)
+            output, after = self._apply(method, variables, dict(inputs), train, rngs)
+            if own and train and after:
+                self.statistics = _merge(self.statistics, after)
+            self._made[call] = output
+            self._kept_alive.append((params, dict(inputs)))
+        return self._made[call]
+
+    def view(self, view: View, batch: Batch, **how: Any) -> Encoded:
+        """`view.method` on the words of the batch that the view names."""
+        return self(view.method, {word: batch[word] for word in view.words}, **how)
+
+
+def _merge(old: PyTree, new: PyTree) -> PyTree:
+    """`old` with the branches of `new` put over it (a call touches its own tower's alone)."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    return {
+        name: _merge(old[name], new[name])
+        if name in old and name in new
+        else new.get(name, old.get(name))
+        for name in [*old, *(name for name in new if name not in old)]
+    }
+
+
+class Objective(abc.ABC):
+    """A training goal: a frozen dataclass that says which words it needs and how to score them."""
+
+    @property
+    @abc.abstractmethod
+    def needs(self) -> tuple[str, ...]:
+        """Words of the batch that must be there."""
+
+    @abc.abstractmethod
+    def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
+        """Scores one batch.
+
+        Args:
+          forward: runs the model.
+          batch: global arrays; `valid` is False for rows that only fill up.
+          state: what `init_state` made, after all steps so far.
+        """
+
+    def init_state(self, batch: Batch) -> PyTree:
+        """The objective's own memory before the first step; none unless overridden."""
+        del batch
+        return ()
+
+    def init_params(self, key: Any, batch: Batch) -> PyTree:
+        """Parameters that the objective owns (`params['objectives'][name]`); none by default."""
+        del key, batch
+        return {}
+
+
+class Coupled(Objective):
+    """An objective in which examples see each other, such as every contrastive one.
+
+    It is split in two so that the step alone decides whether the batch runs whole or in
+    micro-batches: first all embeddings are made, then they are compared.
+    """
+
+    @abc.abstractmethod
+    def embed(self, forward: Forward, batch: Batch) -> Embeddings:
+        """{name: array with the batch as first axis} of all that `compare` looks at."""
+
+    @abc.abstractmethod
+    def compare(self, embeddings: Embeddings, scalars: Scalars, state: PyTree) -> Loss:
+        """The loss of the whole batch from its embeddings and the model's scalars."""
+
+    def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
+        """`embed`, then `compare`."""
+        return self.compare(self.embed(forward, batch), forward("scalars", {}), state)
+
+
+def check_needs(objectives: Mapping[str, Objective], words: Iterable[str]) -> None:
+    """Raises ValueError, before anything compiles, where a batch lacks a word of an objective."""
+    words = set(words)
+    for name, objective in objectives.items():
+        for need in objective.needs:
+            if need in words:
+                continue
+            if need not in WORDS:
+                raise ValueError(
+                    f"objective {name!r} needs {need!r}, which is no word of a Batch. Words: "
+                    f"{', '.join(sorted(WORDS))}."
+                )
+            raise ValueError(
+                f"objective {name!r} needs {need!r} ({WORDS[need].meaning}), and the batches hold "
+                f"{', '.join(sorted(words))}. Add {WORDS[need].made_by}."
+            )

@@ -1,0 +1,119 @@
+"""The words that rooms of the house share: array types, axis words and the Batch vocabulary.
+
+Data and models meet only through these words. A `Batch` is a plain dict from a word of `WORDS` to
+an array whose first axis is the batch; every array has the global batch as its first axis once it
+is on the devices.
+"""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+
+__all__ = [
+    "WORDS",
+    "Array",
+    "Batch",
+    "Bool",
+    "Encoded",
+    "Float",
+    "Int",
+    "PRNGKeyArray",
+    "PyTree",
+    "UInt8",
+    "View",
+    "Word",
+]
+
+Batch = dict[str, Any]
+PyTree = Any
+
+
+class Word(NamedTuple):
+    """What stands behind one key of a Batch.
+
+    Attributes:
+      shape: axis words, first always `batch`.
+      dtype: numpy name of the element type on the way into the step.
+      meaning: one line for people; also printed when the word is missing.
+      made_by: what to add to a config so that batches carry it.
+    """
+
+    shape: str
+    dtype: str
+    meaning: str
+    made_by: str
+
+
+WORDS: dict[str, Word] = {
+    "image": Word(
+        "batch height width channels",
+        "uint8",
+        "RGB picture, before scaling and normalisation",
+        "an image transform such as RandomResizedCrop or Resize",
+    ),
+    "token_ids": Word("batch length", "int32", "text as token numbers", "the Tokenize transform"),
+    "text_mask": Word(
+        "batch length", "bool", "True where token_ids is a real token", "the Tokenize transform"
+    ),
+    "image_features": Word(
+        "batch image_features",
+        "float32",
+        "a picture's features made elsewhere",
+        "a Features transform that keeps 'image_features'",
+    ),
+    "text_features": Word(
+        "batch text_features",
+        "float32",
+        "a text's features made elsewhere",
+        "a Features transform that keeps 'text_features'",
+    ),
+    "label": Word("batch", "int32", "class number", "a source whose records hold 'label'"),
+    "row": Word("batch", "int32", "row number within the global batch", "the pipeline, always"),
+    "valid": Word("batch", "bool", "False for rows that only fill up", "the pipeline, always"),
+    "sample_id": Word(
+        "batch two",
+        "int32",
+        "64-bit identity of the source sample as two words; equal rows are positives",
+        "the pipeline, always",
+    ),
+    "caption_id": Word(
+        "batch two", "int32", "64-bit hash of the caption's text", "a caption field, always"
+    ),
+    "group": Word(
+        "batch two",
+        "int32",
+        "64-bit hash of the group key; rows of a group are positives of each other",
+        "Fields(group_from=...)",
+    ),
+    "bad_samples": Word(
+        "batch causes",
+        "int32",
+        "how many samples were thrown away for this row, by cause",
+        "the pipeline, always",
+    ),
+}
+
+
+class Encoded(NamedTuple):
+    """What an encoder's `encode_*` method returns; contrastive and fusion goals share one call.
+
+    No array annotations here: a NamedTuple is a pytree, and tree maps put other things in.
+
+    Attributes:
+      tokens: the last sequence of vectors, [batch, length, dim], or None.
+      mask: True where a token is real, [batch, length], or None when all are.
+      pooled: one vector a row in the shared space before unit length, [batch, dim], float32.
+      embedding: `pooled` at unit length, [batch, dim], float32.
+    """
+
+    tokens: Any
+    mask: Any
+    pooled: Any
+    embedding: Any
+
+
+class View(NamedTuple):
+    """One side of a comparison: which method of the model reads which words of the batch."""
+
+    method: str
+    words: tuple[str, ...]
