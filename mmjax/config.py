@@ -1,0 +1,338 @@
+"""A config names real Python objects: `spec` writes one down, `build` makes it.
+
+A config is an `ml_collections.ConfigDict` of numbers, strings, tuples and specs. A spec is itself
+a ConfigDict whose `target` says which class or function it is for and whose other keys are that
+target's arguments. Saved as JSON it is data, not code: see `build`.
+"""
+
+import difflib
+import functools
+import importlib
+import importlib.util
+import inspect
+import json
+import pathlib
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+from ml_collections.config_dict import placeholder
+
+from mmjax.parsing import parse_value
+
+TRUSTED = ("mmjax", "optax", "flax")  # roots whose targets a saved config may name
+_PLAIN = (bool, int, float, str)
+_named: dict[str, Any] = {}  # targets that code of this process has put into a spec itself
+
+
+class ConfigError(ValueError):
+    """Something in a config is wrong; the message is one line for the person who typed it."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """' Did you mean ...?' or the list of what there is."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" There are: {', '.join(map(str, known))}." if known else ""
+
+
+def public_path(target: Any) -> str:
+    """The shortest 'module:name' that leads to a top-level class or function."""
+    name = getattr(target, "__qualname__", "")
+    if not isinstance(target, type | types.FunctionType) or not name.isidentifier():
+        raise ConfigError(
+            f"a spec's target is a class or function at the top of a module; {target!r} is not."
+        )
+    parts = target.__module__.split(".")
+    for length in range(1, len(parts) + 1):
+        module = ".".join(parts[:length])
+        if getattr(sys.modules.get(module), name, None) is target:
+            return f"{module}:{name}"
+    raise ConfigError(f"{target!r} cannot be imported as {target.__module__}:{name}.")
+
+
+def spec(target: Any, /, partial: tuple[str, ...] = (), **fields: Any) -> ConfigDict:
+    """Writes down a call of `target`, checked against its signature at once.
+
+    Args:
+      target: a class or function at the top level of a module.
+      partial: names of the arguments that only exist at run time; `build` then returns a
+        `functools.partial` that waits for them.
+      **fields: the other arguments; those left out take the target's plain defaults.
+
+    Raises:
+      ConfigError: an argument that the target does not take, or one that it needs and lacks.
+    """
+    path = public_path(target)
+    _named[path] = target
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    if "parent" in parameters:  # a Flax module: `parent` and `name` are Flax's own
+        parameters = {k: v for k, v in parameters.items() if k not in ("parent", "name")}
+    for name in (*fields, *partial):
+        if name not in parameters:
+            raise ConfigError(
+                f"{target.__name__} takes no {name!r}.{nearest(name, list(parameters))}"
+            )
+    made = ConfigDict({"target": path})
+    if partial:
+        made.partial = tuple(partial)
+    for name, parameter in parameters.items():
+        if name in fields:
+            _put(made, name, fields[name], parameter)
+        elif name in partial:
+            continue
+        elif parameter.default is parameter.empty:
+            raise ConfigError(
+                f"{target.__name__} needs {name!r}: give it, or name it in partial=({name!r},)."
+            )
+        elif _is_plain(parameter.default) and not _is_untyped_none(parameter):
+            _put(made, name, parameter.default, parameter)
+    return made
+
+
+def _optional_kind(parameter: inspect.Parameter) -> Any:
+    """int for `int | None`, and so on; None where there is no single plain type."""
+    kinds = [kind for kind in typing.get_args(parameter.annotation) if kind in _PLAIN]
+    return kinds[0] if len(kinds) == 1 else None
+
+
+def _is_untyped_none(parameter: inspect.Parameter) -> bool:
+    """A default that no command line could replace; the target's own default does as well."""
+    return parameter.default is None and _optional_kind(parameter) is None
+
+
+def _put(made: ConfigDict, name: str, value: Any, parameter: inspect.Parameter) -> None:
+    if value is None:  # a None field could never be overridden, so it gets its type
+        made[name] = placeholder(_optional_kind(parameter) or str)
+        return
+    if parameter.annotation is float and type(value) is int:
+        value = float(value)
+    made[name] = _tuples(value)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, _PLAIN)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists become tuples: a tuple of specs keeps its order, and the config can be hashed."""
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+def lock(config: Any) -> Any:
+    """Locks every dict of a config, those inside tuples too."""
+    if isinstance(config, ConfigDict):
+        config.lock()
+        for value in config.values():
+            lock(value)
+    elif isinstance(config, tuple):
+        for item in config:
+            lock(item)
+    return config
+
+
+def plain(config: Any) -> Any:
+    """The config as dicts, tuples and plain values, with every reference resolved."""
+    if isinstance(config, ConfigDict | Mapping):
+        return {name: plain(config[name]) for name in sorted(config)}
+    if isinstance(config, list | tuple):
+        return tuple(plain(item) for item in config)
+    return config.get() if isinstance(config, FieldReference) else config
+
+
+def to_json(config: Any) -> str:
+    """The canonical text of a config: what is saved, compared and hashed."""
+    return json.dumps(plain(config), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config whose `to_json` was saved."""
+    return lock(_revive(json.loads(text)))
+
+
+def _revive(value: Any) -> Any:
+    if isinstance(value, dict):
+        made = ConfigDict()
+        for name, item in value.items():
+            made[name] = _revive(item)
+        return made
+    return tuple(_revive(item) for item in value) if isinstance(value, list) else value
+
+
+def find_target(path: str, allow: Sequence[str] = ()) -> Any:
+    """The class or function behind 'module:name'.
+
+    Raises:
+      ConfigError: a root package that is neither trusted nor allowed, or no such thing there.
+    """
+    if path in _named:
+        return _named[path]
+    roots = (*TRUSTED, *allow)
+    found = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", path)
+    if not found or found[1].split(".")[0] not in roots:
+        raise ConfigError(
+            f"target {path!r} is refused: a saved config may name classes and functions of "
+            f"{', '.join(roots)} only. Allow its package by name if you trust it."
+        )
+    try:
+        target = getattr(importlib.import_module(found[1]), found[2])
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"target {path!r} does not exist here: {error}.") from None
+    own_root = str(getattr(target, "__module__", "")).split(".")[0]
+    if not isinstance(target, type | types.FunctionType) or own_root not in roots:
+        raise ConfigError(f"target {path!r} is refused: it is no class or function of {roots}.")
+    return target
+
+
+def build(config: Any, allow: Sequence[str] = ()) -> Any:
+    """Makes the objects that a config names; plain values come back as they are.
+
+    A target is made if code of this process put it into a spec, or if its package is `mmjax`,
+    `optax`, `flax` or in `allow`. So a config that was read back from JSON runs nothing else.
+
+    Args:
+      config: a spec, or a dict, tuple or value that may hold specs.
+      allow: further root packages.
+
+    Raises:
+      ConfigError: a refused target, or arguments that the target does not accept.
+    """
+    if isinstance(config, FieldReference):
+        return build(config.get(), allow)
+    if isinstance(config, list | tuple):
+        return tuple(build(item, allow) for item in config)
+    if not isinstance(config, ConfigDict | Mapping):
+        return config
+    fields = {
+        name: build(config[name], allow) for name in config if name not in ("target", "partial")
+    }
+    if "target" not in config:
+        return fields
+    target = find_target(config["target"], allow)
+    if "partial" in config:
+        return functools.partial(target, **fields)
+    try:
+        return target(**fields)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{target.__name__}: {error}") from error
+
+
+def load(argument: str) -> ConfigDict:
+    """The config of 'configs/x.py' or 'configs/x.py:variant', or of a saved config.json.
+
+    Raises:
+      ConfigError: no such file, or a file without `get_config`.
+    """
+    path, _, variant = argument.partition(":")
+    file = pathlib.Path(path)
+    if not file.is_file():
+        near = (
+            [str(other) for other in sorted(file.parent.glob("*.py"))]
+            if file.parent.is_dir()
+            else []
+        )
+        raise ConfigError(f"no config file {path!r}.{nearest(path, near)}")
+    if file.suffix == ".json":
+        return from_json(file.read_text(encoding="utf-8"))
+    module_spec = importlib.util.spec_from_file_location(f"mmjax_config_{file.stem}", file)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # so that targets defined in the file can be found
+    module_spec.loader.exec_module(module)
+    get_config: Callable[..., ConfigDict] | None = getattr(module, "get_config", None)
+    if get_config is None:
+        raise ConfigError(f"{path} has no get_config(variant='').")
+    if variant not in ("", "smoke"):
+        raise ConfigError(
+            f"{path}:{variant}: the one variant is 'smoke'.{nearest(variant, ['smoke'])}"
+        )
+    return lock(get_config(variant) if variant else get_config())
+
+
+def override(config: ConfigDict, path: str, text: str) -> None:
+    """Sets one value by its dotted path, e.g. ('data.transforms[0].size', '256').
+
+    Args:
+      config: changed in place.
+      path: keys joined by dots, [n] for a member of a tuple.
+      text: the value as typed; read by the type of the value that stands there.
+
+    Raises:
+      ConfigError: no such key (names the nearest one), or a value of another type.
+    """
+    holder, name, given = None, "", f"--config.{path}={text}"
+    value: Any = config
+    for part in _steps(path, given):
+        if isinstance(part, int):
+            if not isinstance(value, tuple) or not isinstance(
+                value[0] if value else None, ConfigDict
+            ):
+                raise ConfigError(
+                    f"{given}: {name!r} is replaced as a whole; [n] reaches into specs."
+                )
+            if part >= len(value):
+                raise ConfigError(
+                    f"{given}: {name!r} has {len(value)} members, 0 to {len(value) - 1}."
+                )
+            holder, value = None, value[part]
+            continue
+        if not isinstance(value, ConfigDict):
+            raise ConfigError(f"{given}: {name or 'config'!r} has no fields; it is {value!r}.")
+        if part not in value:
+            raise ConfigError(
+                f"{given}: no key {part!r} in {name or 'config'}.{nearest(part, sorted(value))}"
+            )
+        if part in ("target", "partial"):
+            raise ConfigError(f"{given}: another {part} is another config; write it in the file.")
+        holder, name, value = value, part, value[part]
+    if holder is None or isinstance(value, ConfigDict):
+        fields = ", ".join(sorted(value)) if isinstance(value, ConfigDict) else ""
+        raise ConfigError(f"{given}: that is a group; set one of its fields: {fields}.")
+    if isinstance(value, tuple) and any(isinstance(item, ConfigDict) for item in value):
+        raise ConfigError(f"{given}: a tuple of specs is set member by member: {path}[0].field=...")
+    try:
+        parsed = parse_value(text, value, holder.get_type(name))
+    except ValueError as error:
+        raise ConfigError(f"{given}: {error}") from None
+    with holder.unlocked():
+        holder[name] = parsed
+
+
+def _steps(path: str, given: str) -> Iterator[str | int]:
+    for part in path.split("."):
+        found = re.fullmatch(r"(\w+)((?:\[\d+\])*)", part)
+        if not found:
+            raise ConfigError(f"{given}: a path reads like 'data.transforms[0].size'.")
+        yield found[1]
+        yield from (int(number) for number in re.findall(r"\d+", found[2]))
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Lines 'a.b: old -> new' for everything in which two plain configs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted({*old, *new})
+        return [
+            line
+            for name in names
+            for line in differences(
+                old.get(name, "(absent)"),
+                new.get(name, "(absent)"),
+                f"{path}.{name}" if path else name,
+            )
+        ]
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
+        pairs = enumerate(zip(old, new))
+        return [line for n, (a, b) in pairs for line in differences(a, b, f"{path}[{n}]")]
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
