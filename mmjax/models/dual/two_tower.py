@@ -1,0 +1,186 @@
+"""An image tower and a text tower into one space: CLIP, SigLIP and LiT are all this class."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.models.encoders import text_transformer, vit
+from mmjax.models.interfaces import TowerOutput
+from mmjax.typing import Array, Bool, Encoded, Float, Int
+
+PROJECTIONS = ("none", "linear", "linear_bias")
+
+
+def unit_length(x: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
+    """Each row divided by its Euclidean length, in float32; a row of zeros stays zeros."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+
+
+class TwoTower(nn.Module):
+    """Two towers, a dense layer each into the shared space, and the scalars of the comparison.
+
+    Parameters lie under 'image', 'text', 'image_projection', 'text_projection' (where there is
+    one), 'log_scale' and 'bias' (where there is one).
+
+    Attributes:
+      image: the image tower, such as `ViT`.
+      text: the text tower, such as `TextTransformer`.
+      embed_dim: width of the shared space.
+      project_image: 'linear' (no bias: CLIP), 'linear_bias' or 'none' (the tower's width must be
+        `embed_dim`: SigLIP).
+      project_text: the same for texts; SigLIP has 'linear_bias'.
+      log_scale_init: logarithm of the first scale of similarities: log(1/0.07) for CLIP, log(10)
+        for SigLIP.
+      bias_init: first bias added to scaled similarities (-10 for SigLIP), or None for no bias.
+
+    Source: Radford et al. 2021 (CLIP), figure 3; Zhai et al. 2023 (SigLIP), algorithm 1.
+    """
+
+    image: nn.Module
+    text: nn.Module
+    embed_dim: int = 512
+    project_image: str = "linear"
+    project_text: str = "linear"
+    log_scale_init: float = math.log(1 / 0.07)
+    bias_init: float | None = None
+
+    def setup(self):
+        """Makes projections and scalars; they and the shared space are float32."""
+        self.image_projection = self._projection(self.project_image, "project_image")
+        self.text_projection = self._projection(self.project_text, "project_text")
+        constant = nn.initializers.constant
+        self.log_scale = self.param("log_scale", constant(self.log_scale_init), ())
+        if self.bias_init is not None:
+            self.bias = self.param("bias", constant(self.bias_init), ())
+
+    def _projection(self, kind: str, field: str) -> nn.Module | None:
+        """The dense layer of one tower, or None."""
+        if kind not in PROJECTIONS:
+            raise ValueError(f"{field}={kind!r} is none of {', '.join(PROJECTIONS)}.")
+        if kind == "none":
+            return None
+        init = nn.initializers.lecun_normal()
+        return nn.Dense(self.embed_dim, use_bias=kind == "linear_bias", kernel_init=init)
+
+    def encode_image(
+        self,
+        image: Float[Array, "batch height width channels"],
+        row: Int[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> Encoded:
+        """Normalised pictures in the shared space."""
+        return self._encode(self.image(image, row=row, train=train), self.image_projection)
+
+    def encode_text(
+        self,
+        token_ids: Int[Array, "batch length"],
+        text_mask: Bool[Array, "batch length"],
+        row: Int[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> Encoded:
+        """Texts in the shared space."""
+        output = self.text(token_ids, text_mask, row=row, train=train)
+        return self._encode(output, self.text_projection)
+
+    def _encode(self, output: TowerOutput, projection: nn.Module | None) -> Encoded:
+        """A tower's output with its pooled vector projected and at unit length."""
+        pooled = output.pooled.astype(jnp.float32)
+        if projection is not None:
+            pooled = projection(pooled)
+        if pooled.shape[-1] != self.embed_dim:
+            raise ValueError(
+                f"a tower without projection is {pooled.shape[-1]} wide, embed_dim is "
+                f"{self.embed_dim}; make them equal or project with 'linear'."
+            )
+        return Encoded(output.tokens, output.mask, pooled, unit_length(pooled))
+
+    def scalars(self) -> dict[str, Float[Array, ""]]:
+        """'log_scale' and, where the model has one, 'bias'."""
+        scalars = {"log_scale": self.log_scale}
+        if self.bias_init is not None:
+            scalars["bias"] = self.bias
+        return scalars
+
+    def __call__(
+        self,
+        image: Float[Array, "batch height width channels"],
+        token_ids: Int[Array, "batch length"],
+        text_mask: Bool[Array, "batch length"],
+        row: Int[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> tuple[Encoded, Encoded, dict[str, Float[Array, ""]]]:
+        """Both towers and the scalars; this is what `init` runs."""
+        encoded_image = self.encode_image(image, row=row, train=train)
+        return encoded_image, self.encode_text(token_ids, text_mask, row, train), self.scalars()
+
+
+def _clip(image: dict[str, Any], text: dict[str, Any], embed_dim: int) -> dict[str, Any]:
+    """Fields of OpenAI's CLIP models."""
+    shared = {"activation": "quick_gelu", "norm_epsilon": 1e-5}
+    image = {**image, **shared, "pooling": "class", "pre_norm": True, "patch_bias": False}
+    text = {
+        **text,
+        **shared,
+        "vocab_size": 49_408,
+        "length": 77,
+        "pooling": "end_of_text",
+        "eos_id": 49_407,
+        "causal": True,
+    }
+    return {"image": image, "text": text, "model": {"embed_dim": embed_dim}}
+
+
+def _siglip(
+    image: dict[str, Any], text: dict[str, Any], image_size: int, length: int
+) -> dict[str, Any]:
+    """Fields of Google's SigLIP models."""
+    model = {
+        "embed_dim": image["dim"],
+        "project_image": "none",
+        "project_text": "linear_bias",
+        "log_scale_init": math.log(10.0),
+        "bias_init": -10.0,
+    }
+    image = {**image, "image_size": image_size, "pooling": "attention"}
+    text = {**text, "vocab_size": 32_000, "length": length, "pooling": "last"}
+    return {"image": image, "text": text, "model": model}
+
+
+def clip_vit_b32() -> dict[str, Any]:
+    """Fields of CLIP ViT-B/32: 'image' for ViT, 'text' for TextTransformer, 'model' for TwoTower.
+
+    Source: Radford et al. 2021 (CLIP), table 20.
+    """
+    return _clip(vit.vit_b32(), text_transformer.text_clip_b(), 512)
+
+
+def clip_vit_b16() -> dict[str, Any]:
+    """Fields of CLIP ViT-B/16; see `clip_vit_b32`."""
+    return _clip(vit.vit_b16(), text_transformer.text_clip_b(), 512)
+
+
+def clip_vit_l14() -> dict[str, Any]:
+    """Fields of CLIP ViT-L/14; see `clip_vit_b32`."""
+    return _clip(vit.vit_l14(), text_transformer.text_clip_l(), 768)
+
+
+def siglip_b16() -> dict[str, Any]:
+    """Fields of SigLIP B/16 at 224, grouped as in `clip_vit_b32`.
+
+    Source: Zhai et al. 2023 (SigLIP), section 4.
+    """
+    return _siglip(vit.vit_b16(), text_transformer.text_b(), 224, 64)
+
+
+def siglip_l16() -> dict[str, Any]:
+    """Fields of SigLIP L/16 at 256; see `siglip_b16`."""
+    return _siglip(vit.vit_l16(), text_transformer.text_l(), 256, 64)
+
+
+def siglip_so400m14() -> dict[str, Any]:
+    """Fields of SigLIP So400m/14 at 384; see `siglip_b16`."""
+    return _siglip(vit.vit_so400m14(), text_transformer.text_so400m(), 384, 64)

@@ -1,0 +1,88 @@
+"""The two-layer perceptron of a Transformer block, and the activations of the published models."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.parallel.sharding import constrain
+from mmjax.typing import Array, Float
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x · sigmoid(1.702 x).
+
+    Source: OpenAI CLIP, clip/model.py `QuickGELU`.
+    """
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x · Φ(x) with the exact normal distribution function.
+
+    Source: Hendrycks and Gimpel 2016, section 2; torch's default `GELU`.
+    """
+    return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The tanh form of GELU.
+
+    Source: Hendrycks and Gimpel 2016, section 2; flax's and big_vision's default.
+    """
+    return jax.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+    "relu": jax.nn.relu,
+}
+
+
+def activation(name: str) -> Activation:
+    """The function behind an activation's name.
+
+    Args:
+      name: 'gelu' (with erf), 'gelu_tanh', 'quick_gelu' or 'relu'.
+
+    Raises:
+      ValueError: another name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation {name!r} is none of {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[name]
+
+
+class Mlp(nn.Module):
+    """Widen, activate, narrow.
+
+    Attributes:
+      mlp_dim: width between the two layers.
+      activation: see `activation`.
+      init_scale: factor on the initial standard deviation of the narrowing layer; deep stacks
+        shrink what each block adds.
+      dtype: type to compute in.
+
+    Source: Vaswani et al. 2017, section 3.3; initial values as in OpenAI CLIP, clip/model.py
+    `initialize_parameters`.
+    """
+
+    mlp_dim: int
+    activation: str = "gelu_tanh"
+    init_scale: float = 1.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch length dim"]) -> Float[Array, "batch length dim"]:
+        dim = x.shape[-1]
+        widen = nn.initializers.normal((2 * dim) ** -0.5)
+        narrow = nn.initializers.normal(self.init_scale * dim**-0.5)
+        dtype = jnp.dtype(self.dtype)
+        x = nn.Dense(self.mlp_dim, dtype=dtype, kernel_init=widen, name="up")(x)
+        x = constrain(activation(self.activation)(x), "batch", None, "mlp")
+        return nn.Dense(dim, dtype=dtype, kernel_init=narrow, name="down")(x)

@@ -1,0 +1,71 @@
+"""One vector from a sequence: mean, attention, the last token, the end of the text."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mmjax.models.layers.attention import Attention
+from mmjax.models.layers.mlp import Mlp
+from mmjax.typing import Array, Bool, Float, Int
+
+
+def mean(
+    tokens: Float[Array, "batch length dim"], mask: Bool[Array, "batch length"] | None = None
+) -> Float[Array, "batch dim"]:
+    """Mean over the real tokens; zero for a row without any."""
+    if mask is None:
+        return tokens.mean(axis=1)
+    weights = mask.astype(tokens.dtype)
+    total = jnp.einsum("bnd,bn->bd", tokens, weights)
+    return total / jnp.maximum(weights.sum(axis=1, keepdims=True), 1)
+
+
+def take(
+    tokens: Float[Array, "batch length dim"], position: Int[Array, " batch"]
+) -> Float[Array, "batch dim"]:
+    """Each row's token at its own position."""
+    return jnp.take_along_axis(tokens, position[:, None, None], axis=1)[:, 0]
+
+
+def end_of_text(token_ids: Int[Array, "batch length"], eos_id: int) -> Int[Array, " batch"]:
+    """Position of the first `eos_id` of each row, 0 where there is none.
+
+    Source: transformers, models/clip/modeling_clip.py `CLIPTextTransformer.forward`.
+    """
+    return jnp.argmax(token_ids == eos_id, axis=1)
+
+
+class AttentionPooling(nn.Module):
+    """A learned probe that attends to all tokens, then a perceptron added back ("MAP head").
+
+    Attributes:
+      num_heads: attention heads; must divide the width.
+      mlp_dim: width inside the perceptron.
+      activation: see `mmjax.models.layers.mlp.activation`.
+      norm_epsilon: added to the variance in the layer norm.
+      dtype: type to compute in.
+
+    Source: Zhai et al. 2022 (Scaling Vision Transformers), section 3.2; big_vision,
+    models/vit.py `MAPHead`.
+    """
+
+    num_heads: int
+    mlp_dim: int
+    activation: str = "gelu_tanh"
+    norm_epsilon: float = 1e-6
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Float[Array, "batch length dim"],
+        mask: Bool[Array, "batch length"] | None = None,
+    ) -> Float[Array, "batch dim"]:
+        batch, _, dim = tokens.shape
+        dtype = jnp.dtype(self.dtype)
+        probe = self.param("probe", nn.initializers.normal(dim**-0.5), (dim,))
+        probe = jnp.broadcast_to(probe.astype(dtype), (batch, 1, dim))
+        seen = None if mask is None else mask[:, None]  # [batch, length] -> [batch, 1, length]
+        x = Attention(self.num_heads, dtype=self.dtype, name="attention")(probe, tokens, seen)
+        y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="norm")(x)
+        x = x + Mlp(self.mlp_dim, self.activation, dtype=self.dtype, name="mlp")(y)
+        return x[:, 0]
