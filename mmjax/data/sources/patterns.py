@@ -1,0 +1,95 @@
+"""From what a user writes for files to the files: globs, braces, and no addresses."""
+
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator
+
+__all__ = ["expand"]
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_MOST_FILES = 1_000_000
+
+
+def expand(path: str | tuple[str, ...], leave_out: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The files that patterns name, in the order of the patterns, each one's by name.
+
+    Args:
+      path: one pattern or several: globs ('*', '?', '[ab]', '**'), braces ('{000..009}',
+        '{train,val}'), '~' for the home folder.
+      leave_out: endings of files that a glob may meet but does not mean.
+
+    Raises:
+      ValueError: an address instead of a file ('pipe:...', 'https://...'), or a file named twice.
+      FileNotFoundError: a pattern that matches nothing, or files of a range that are not there.
+    """
+    patterns = (path,) if isinstance(path, str) else path
+    if not patterns or not all(patterns):
+        raise ValueError(f"No files are named by {path!r}; give a path, a glob or several of them.")
+    found: dict[str, str] = {}
+    missing: list[str] = []
+    for pattern in patterns:
+        refuse_address(pattern)
+        for name in itertools.islice(_braces(pattern), _MOST_FILES + 1):
+            refuse_address(name)
+            name = os.path.expanduser(name)
+            files = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+            files = [file for file in files if not file.endswith(leave_out or ("\0",))]
+            if not files:
+                missing.append(name)
+            for file in files:
+                if file in found:
+                    raise ValueError(
+                        f"{file} is named twice, by {found[file]!r} and {pattern!r}; to draw from "
+                        "it more often give it a weight in a mixture."
+                    )
+                found[file] = pattern
+            if len(found) + len(missing) > _MOST_FILES:
+                raise ValueError(f"{pattern!r} names more than {_MOST_FILES:,} files.")
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise FileNotFoundError(
+            f"Nothing is there for {len(missing):,} of the files or patterns asked for: {shown}. "
+            f"Correct the path {path!r} or get the files."
+        )
+    return tuple(found)
+
+
+def refuse_address(name: str) -> None:
+    """Refuses everything that is not a file of this machine: no shell, no network.
+
+    Raises:
+      ValueError: `name` begins with a scheme such as 'pipe:' or 'gs:'.
+    """
+    if _SCHEME.match(name):
+        raise ValueError(
+            f"{name!r} is an address, not a file: only local or mounted files are read, nothing is "
+            "run or fetched. Mount or copy the data (or write './' before a name that has a ':')."
+        )
+
+
+def _braces(pattern: str) -> Iterator[str]:
+    """Every name that a pattern's braces stand for, leftmost innermost pair first."""
+    pair = _BRACES.search(pattern)
+    if pair is None:
+        yield pattern
+        return
+    for choice in _choices(pair[1], pattern):
+        yield from _braces(pattern[: pair.start()] + choice + pattern[pair.end() :])
+
+
+def _choices(inside: str, pattern: str) -> Iterator[str]:
+    numbers = _RANGE.fullmatch(inside)
+    if numbers is None:
+        if ".." in inside:
+            raise ValueError(f"{pattern!r}: {{{inside}}} is no range; write it as {{000..009}}.")
+        yield from inside.split(",")
+        return
+    low, high = int(numbers[1]), int(numbers[2])
+    if low > high:
+        raise ValueError(f"{pattern!r}: the range {{{inside}}} runs backwards.")
+    for number in range(low, high + 1):
+        yield str(number).zfill(len(numbers[1]))
