@@ -1,0 +1,283 @@
+"""The manifest of a checkpoint: the CRC and size of every file, and the commit.
+
+A step folder is a checkpoint if and only if it holds `manifest.json`. While a save is under way the
+folder holds `manifest.unfinished` in its place; the commit is the rename of the one to the other,
+and the first act of a deletion is the rename back. So at every instant a folder says by itself
+whether it is a step, a leftover to be removed, or a step that lost its manifest. This module knows
+files only: no arrays, no processes.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import shutil
+import uuid
+import zlib
+from collections.abc import Mapping
+
+MANIFEST = "manifest.json"
+UNFINISHED = "manifest.unfinished"
+DAMAGED = "damaged-"
+_CHUNK_BYTES = 1 << 20
+_READERS = 4  # zlib and read() release the interpreter's lock
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was written; the message names the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a committed step holds.
+
+    Attributes:
+      step: the training step, the folder's name.
+      metrics: numbers measured at this very step; a non-finite one is None.
+      files: {path inside the folder: (CRC32, bytes)}.
+    """
+
+    step: int
+    metrics: Mapping[str, float | None]
+    files: Mapping[str, tuple[int, int]]
+
+    @property
+    def total_bytes(self) -> int:
+        """The size of all files together, in bytes."""
+        return sum(size for _, size in self.files.values())
+
+
+def write_atomic(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file that is there whole or not at all, and survives a loss of power.
+
+    Args:
+      path: the file; its folder must exist.
+      data: all of its bytes.
+
+    Raises:
+      OSError: the disk refused; the old file is untouched and nothing new is left.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        write_synced(temporary, data)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_synced(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file in place and waits until the disk has it."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Waits until the disk has the names in a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def begin(folder: pathlib.Path) -> None:
+    """Makes the folder of a save that is under way; what stood there unfinished goes.
+
+    Raises:
+      OSError: the disk refused.
+    """
+    if is_leftover(folder):
+        remove(folder)
+    folder.mkdir(parents=True)
+    write_synced(folder / UNFINISHED, b"")
+
+
+def commit(folder: pathlib.Path, step: int, metrics: Mapping[str, float] | None = None) -> Manifest:
+    """Reads back every file, writes the manifest and so makes the folder a step.
+
+    Args:
+      folder: made by `begin`; every other file is complete.
+      step: the training step, also the folder's name.
+      metrics: numbers measured at this step.
+
+    Returns:
+      The manifest as written.
+
+    Raises:
+      OSError: the disk refused; the folder is still a leftover.
+    """
+    names = _names(folder)
+    for below, _, _ in os.walk(folder):
+        sync_folder(pathlib.Path(below))
+    manifest = Manifest(
+        step=step,
+        metrics={
+            name: float(value) if math.isfinite(value) else None
+            for name, value in sorted((metrics or {}).items())
+        },
+        files=_sums(folder, names),
+    )
+    write_synced(folder / UNFINISHED, _encode(manifest))
+    os.replace(folder / UNFINISHED, folder / MANIFEST)  # the commit
+    sync_folder(folder)
+    sync_folder(folder.parent)
+    return manifest
+
+
+def read(folder: pathlib.Path) -> Manifest:
+    """The manifest of a step, itself checked, the other files not yet.
+
+    Raises:
+      Damaged: it is missing, changed, or another step's.
+    """
+    path = folder / MANIFEST
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise Damaged(f"{path} is missing") from None
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({error})") from None
+    try:
+        body = json.loads(data)
+        files = {name: (int(entry[0], 16), entry[1]) for name, entry in body["files"].items()}
+        manifest = Manifest(step=body["step"], metrics=body["metrics"], files=files)
+        intact = _encode(manifest) == data  # covers the bytes that JSON would forgive
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        intact = False
+    if not intact:
+        raise Damaged(f"{path} is not as it was written ({len(data):,} bytes)")
+    if str(manifest.step) != folder.name:
+        raise Damaged(f"{path} says that it is step {manifest.step}, not {folder.name}")
+    return manifest
+
+
+def verify(folder: pathlib.Path) -> Manifest:
+    """Reads every byte of a step and compares it with the manifest.
+
+    Orbax restores flipped bits silently and lists a truncated step as the newest; this does not.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      Damaged: a file is missing, changed, cut or was not there; the message names it.
+    """
+    manifest = read(folder)
+    try:
+        names = _names(folder)
+    except OSError as error:
+        raise Damaged(f"{folder} cannot be listed ({error})") from None
+    missing = sorted(manifest.files.keys() - set(names))
+    if missing:
+        raise Damaged(f"{folder / missing[0]} is missing{_more(missing)}")
+    extra = sorted(set(names) - manifest.files.keys())
+    if extra:
+        raise Damaged(f"{folder / extra[0]} was not written by the save{_more(extra)}")
+    try:
+        sums = _sums(folder, names)
+    except OSError as error:
+        raise Damaged(f"{folder} cannot be read ({error})") from None
+    changed = sorted(name for name in names if sums[name] != manifest.files[name])
+    if changed:
+        (_, found), (_, size) = sums[changed[0]], manifest.files[changed[0]]
+        why = "its CRC differs" if found == size else f"{found:,} bytes, not {size:,}"
+        raise Damaged(f"{folder / changed[0]} is not as it was written: {why}{_more(changed)}")
+    return manifest
+
+
+def steps(parent: pathlib.Path) -> list[int]:
+    """The steps that are committed in a folder of checkpoints, ascending; not yet verified."""
+    return [number for number in numbered(parent) if (parent / str(number) / MANIFEST).exists()]
+
+
+def numbered(parent: pathlib.Path) -> list[int]:
+    """The numbers that name folders, ascending, whatever these hold."""
+    if not parent.is_dir():
+        return []
+    names = (entry.name for entry in os.scandir(parent) if entry.is_dir(follow_symlinks=False))
+    return sorted(int(n) for n in names if n.isascii() and n.isdigit() and str(int(n)) == n)
+
+
+def is_leftover(folder: pathlib.Path) -> bool:
+    """True for what a dead save or an interrupted deletion left behind."""
+    if not folder.is_dir() or (folder / MANIFEST).exists():
+        return False
+    return (folder / UNFINISHED).exists() or not any(folder.iterdir())
+
+
+def remove(folder: pathlib.Path) -> None:
+    """Deletes a step or a leftover; killed at any point, what remains is a leftover.
+
+    Raises:
+      OSError: the disk refused; what remains is a leftover.
+    """
+    if (folder / MANIFEST).exists():
+        os.replace(folder / MANIFEST, folder / UNFINISHED)  # needs no space on a full disk
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != UNFINISHED:
+            entry.unlink()
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    folder.rmdir()
+
+
+def set_aside(folder: pathlib.Path) -> pathlib.Path:
+    """Renames a damaged step to `damaged-<step>-<number>`; nothing is deleted.
+
+    Returns:
+      The new folder.
+    """
+    number = 1
+    while (target := folder.with_name(f"{DAMAGED}{folder.name}-{number}")).exists():
+        number += 1
+    os.rename(folder, target)
+    return target
+
+
+def _more(names: list[str]) -> str:
+    return f", and {len(names) - 1} more files" if len(names) > 1 else ""
+
+
+def _names(folder: pathlib.Path) -> list[str]:
+    """Every file below the folder but the manifest itself, as POSIX paths."""
+    found = []
+    for root, _, names in os.walk(folder, onerror=_reraise):
+        relative = pathlib.Path(root).relative_to(folder)
+        found += [(relative / name).as_posix() for name in names]
+    return sorted(set(found) - {MANIFEST, UNFINISHED})
+
+
+def _reraise(error: OSError) -> None:
+    raise error
+
+
+def _sums(folder: pathlib.Path, names: list[str]) -> dict[str, tuple[int, int]]:
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
+        found = readers.map(lambda name: _sum(folder / name), names)
+        return dict(zip(names, found, strict=True))
+
+
+def _sum(path: pathlib.Path) -> tuple[int, int]:
+    crc, size = 0, 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+    return crc, size
+
+
+def _encode(manifest: Manifest) -> bytes:
+    body = {
+        "step": manifest.step,
+        "metrics": dict(manifest.metrics),
+        "files": {name: [f"{crc:08x}", size] for name, (crc, size) in manifest.files.items()},
+    }
+    seal = f"{zlib.crc32(json.dumps(body, sort_keys=True).encode()):08x}"
+    text = json.dumps({**body, "crc32": seal}, sort_keys=True, indent=1, allow_nan=False)
+    return (text + "\n").encode()
