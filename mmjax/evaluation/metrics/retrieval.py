@@ -91,7 +91,7 @@ def summary(
         found[f"R@{k}"] = float(np.mean(ranks < k))
         found[f"R@{k}_chance"] = float(1.0 - at_least[min(k, gallery)])
     found["median_rank"] = float(np.median(ranks)) + 1.0
-    found["median_rank_chance"] = float(np.argmax(at_least[1:] <= 0.5)) + 1.0
+    found["median_rank_chance"] = float(np.argmax(at_least[1:] <= 0.5 + 1e-9)) + 1.0
     found["mean_rank"] = float(np.mean(ranks)) + 1.0
     found["mean_rank_chance"] = float(np.mean((gallery - positives) / (positives + 1.0))) + 1.0
     return found

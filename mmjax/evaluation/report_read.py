@@ -1,0 +1,161 @@
+"""What the report knows: a workdir's files, read so that a crashed run still gives a report.
+
+Nothing here raises on a missing, torn or damaged file; it leaves a note for the reader instead.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Any
+
+Series = dict[str, list[tuple[int, float]]]
+
+
+@dataclasses.dataclass
+class Run:
+    """Everything the report draws.
+
+    Attributes:
+      name: the workdir's own name.
+      config, environment: as saved, {} where missing.
+      train, evaluate: {metric: [(step, value), ...]} by ascending step, finite values alone.
+      events: rows of kind 'event', in order.
+      artifacts: {evaluator: its newest artifact}.
+      notes: what is missing or damaged, for people.
+    """
+
+    name: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    train: Series
+    evaluate: Series
+    events: list[dict[str, Any]]
+    artifacts: dict[str, dict[str, Any]]
+    notes: list[str]
+
+    def last_step(self) -> int:
+        """The newest step that anything was logged for; 0 where nothing was."""
+        series = [*self.train.values(), *self.evaluate.values()]
+        return max((points[-1][0] for points in series if points), default=0)
+
+
+def read_run(workdir: pathlib.Path) -> Run:
+    """Reads config.json, environment.json, metrics.jsonl and evaluations/ of a workdir."""
+    notes: list[str] = []
+    config = _object(workdir / "config.json", notes)
+    environment = _object(workdir / "environment.json", notes)
+    rows, events = _metrics(workdir / "metrics.jsonl", notes)
+    return Run(
+        name=workdir.resolve().name,
+        config=config,
+        environment=environment,
+        train=_series(rows["train"], notes),
+        evaluate=_series(rows["evaluate"], notes),
+        events=events,
+        artifacts=_artifacts(workdir / "evaluations", notes),
+        notes=notes,
+    )
+
+
+def number(value: Any) -> bool:
+    """Whether a JSON value is a number that can be drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _object(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except FileNotFoundError:
+        notes.append(f"{path.name} is missing.")
+    except (OSError, ValueError, RecursionError) as error:
+        notes.append(f"{path.name} could not be read: {type(error).__name__}.")
+    else:
+        if isinstance(value, dict):
+            return value
+        notes.append(f"{path.name} holds no JSON object.")
+    return {}
+
+
+def _metrics(
+    path: pathlib.Path, notes: list[str]
+) -> tuple[dict[str, dict[int, dict[str, Any]]], list[dict[str, Any]]]:
+    """{kind: {step: row}} and the events; a step that was run again after a crash counts last."""
+    rows: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "evaluate": {}}
+    events: list[dict[str, Any]] = []
+    damaged = []
+    torn = False
+    try:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for count, line in enumerate(lines, start=1):
+                torn = False
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                    step, kind = row["step"], row["kind"]
+                    if not number(step):
+                        raise ValueError("step is no number")
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    torn = not line.endswith("\n")
+                    damaged.append(count)
+                    continue
+                if kind == "event":
+                    events.append(row)
+                elif kind in rows:
+                    rows[kind].setdefault(int(step), {}).update(row)
+    except FileNotFoundError:
+        notes.append("metrics.jsonl is missing, so there are no curves.")
+        return rows, events
+    except OSError as error:
+        notes.append(f"metrics.jsonl could not be read to its end: {type(error).__name__}.")
+    if torn:
+        damaged.pop()
+        notes.append("The last line of metrics.jsonl is torn: the run was cut off while writing.")
+    if damaged:
+        notes.append(
+            f"metrics.jsonl has {len(damaged)} damaged line(s), the first is line {damaged[0]}."
+        )
+    if not rows["train"] and not rows["evaluate"]:
+        notes.append("metrics.jsonl holds no numbers yet.")
+    return rows, events
+
+
+def _series(rows: dict[int, dict[str, Any]], notes: list[str]) -> Series:
+    series: Series = {}
+    not_finite: dict[str, int] = {}
+    for step in sorted(rows):
+        for name, value in rows[step].items():
+            if name in ("step", "kind"):
+                continue
+            if number(value):
+                series.setdefault(name, []).append((step, float(value)))
+            elif isinstance(value, float):
+                not_finite[name] = not_finite.get(name, 0) + 1
+    for name, count in not_finite.items():
+        notes.append(f"{name}: {count} value(s) were not finite and are not drawn.")
+    return series
+
+
+def _artifacts(folder: pathlib.Path, notes: list[str]) -> dict[str, dict[str, Any]]:
+    """The newest artifact of each evaluator; that of the moving average wins over the raw one."""
+    newest: dict[str, dict[str, Any]] = {}
+    try:
+        steps = [entry for entry in folder.iterdir() if entry.is_dir() and entry.name.isdigit()]
+    except OSError:
+        steps = []
+    for step in sorted(steps, key=lambda entry: int(entry.name)):
+        for path in sorted(step.rglob("*.json")):
+            artifact = _object(path, notes)
+            if artifact:
+                name = path.relative_to(step).with_suffix("").as_posix()
+                newest[name] = {**artifact, "name": name, "step": int(step.name)}
+    if not newest:
+        notes.append("evaluations/ holds nothing yet, so there are no pictures.")
+    chosen: dict[str, dict[str, Any]] = {}
+    for name, artifact in newest.items():
+        plain = name.removeprefix("ema/")
+        old = chosen.get(plain)
+        if old is None or (artifact["step"], name != plain) >= (old["step"], old["name"] != plain):
+            chosen[plain] = artifact
+    return chosen
