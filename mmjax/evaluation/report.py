@@ -102,13 +102,14 @@ def _events(run: Run) -> str:
     if not run.events:
         return ""
     rows = "".join(
-        f"<tr><td class='step'>{text(event['step'])}</td><td class='left'>{text(_event(event))}</td></tr>"
+        f"<tr><td class='step'>{text(event['step'])}</td>"
+        f"<td class='left'>{text(_event(event))}</td></tr>"
         for event in run.events[-50:]
     )
     return section(
         "Events",
-        '<div class="scroll"><table><thead><tr><th class="step">step</th><th style="text-align:left">what'
-        f"</th></tr></thead><tbody>{rows}</tbody></table></div>",
+        '<div class="scroll"><table><thead><tr><th class="step">step</th>'
+        f'<th style="text-align:left">what</th></tr></thead><tbody>{rows}</tbody></table></div>',
         f"The last 50 of {len(run.events)}." if len(run.events) > 50 else "",
     )
 
