@@ -20,7 +20,7 @@ MAX_SEGMENTS = 10_000
 # Start-of-frame markers: the ones for Huffman tables differ by 8 from those for arithmetic coding.
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
+_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xD8)})  # no markers, or ones without a length
 
 
 class Header(NamedTuple):
@@ -65,30 +65,31 @@ def _jpeg(data: bytes) -> Header:
     """Walks the segments up to the first scan (ITU-T T.81, annex B)."""
     position, orientation, frame = 2, 1, None
     for _ in range(MAX_SEGMENTS):
-        position = data.find(b"\xff", position)
-        if position < 0:
-            break
-        position += 1
-        marker = data[position] if position < len(data) else 0xD9
-        if marker in (0x00, 0xFF) or marker in _BARE:  # fill bytes and lone markers
-            position += marker != 0xFF
+        position = data.find(b"\xff", position) + 1
+        if not position or position >= len(data):
+            raise BadSample("decode", "ends before its first row of pixels")
+        marker = data[position]
+        if marker == 0xFF:  # fill bytes
+            continue
+        if marker in _BARE:
+            position += 1
             continue
         length = int.from_bytes(data[position + 1 : position + 3], "big")
         body = position + 3
-        if marker == 0xD9 or length < 2 or position + 1 + length > len(data):
-            break
+        position += 1 + length
+        if marker == 0xD9 or length < 2 or position > len(data):
+            raise BadSample("decode", "ends before its first row of pixels")
         if marker in _FRAMES and frame is None and length >= 8:
             precision, height, width, channels = struct.unpack_from(">BHHB", data, body)
             frame = marker
         elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
-            orientation = exif_orientation(data[body + 6 : position + 1 + length])
-        elif marker == 0xDA:
+            orientation = exif_orientation(data[body + 6 : position])
+        elif marker == 0xDA and length >= 3:
             break
-        position += 1 + length
     else:
         raise BadSample("decode", f"over {MAX_SEGMENTS:,} segments before the picture")
-    if frame is None or position < 0 or position >= len(data) or data[position] != 0xDA:
-        raise BadSample("decode", "ends before its first row of pixels")
+    if frame is None:
+        raise BadSample("decode", "pixels before any size")
     if precision != 8:
         raise BadSample("format", f"a JPEG of {precision} bits a channel, where only 8 are read")
     pixels = height * width
@@ -97,7 +98,7 @@ def _jpeg(data: bytes) -> Header:
     if frame < 0xC8 and len(data) < pixels // (512 if frame in _PROGRESSIVE else 256):
         raise BadSample("decode", f"{len(data):,} bytes cannot hold {height} × {width} pixels")
     if frame in _PROGRESSIVE or data[body] < channels:
-        scans = data.count(b"\xff\xda", position - 1)
+        scans = 1 + data.count(b"\xff\xda", position)
         if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
             raise BadSample("too_large", f"{scans} scans of {height} × {width} pixels")
     return Header("JPEG", height, width, orientation, channels)
