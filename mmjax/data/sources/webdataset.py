@@ -102,7 +102,7 @@ class WebDataset(base.Source):
             key, rows = opened.index.sample(inside)
             kinds, wanted = opened.index.kinds, opened.wanted
             read = [row for row in rows if wanted[row[0]]]
-            record: base.Record = {"__key__": key}
+            record: base.Record = {"__key__": key, "__shard__": shard.path}
             if len(read) < len(rows):  # so that an error can say what else was there
                 record["__members__"] = tuple(kinds[row[0]] for row in rows)
             for (kind, _, _, crc), data in zip(read, self._read(opened, read, shard, key)):
