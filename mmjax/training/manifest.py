@@ -14,7 +14,6 @@ import math
 import os
 import pathlib
 import shutil
-import uuid
 import zlib
 from collections.abc import Mapping
 
@@ -59,7 +58,9 @@ def write_atomic(path: pathlib.Path, data: bytes) -> None:
     Raises:
       OSError: the disk refused; the old file is untouched and nothing new is left.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(
+        f".{path.name}.tmp"
+    )  # one name, so that killed writes do not pile up
     try:
         write_synced(temporary, data)
         os.replace(temporary, path)

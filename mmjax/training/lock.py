@@ -1,0 +1,243 @@
+"""The lock of a workdir: one writer, and a dead one does not keep the others out.
+
+On the same host (same boot, same process namespace) a process is asked for directly, by its number
+and its start time, since numbers are used again. A process elsewhere is judged by its heartbeat
+alone, and clocks are not trusted for that: a heartbeat that is old, or lies in the future, must
+also stay unchanged while it is watched.
+"""
+
+import atexit
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+LOCK = "lock.json"
+STALE_SECONDS = 60.0
+_BEATS = 6  # heartbeats in STALE_SECONDS
+_WIDTH = 512  # bytes of the file; it is rewritten in place, so a full disk stops no heartbeat
+
+
+class Busy(ValueError):
+    """Another process writes this workdir; the message names it."""
+
+
+class Lock:
+    """Holds `lock.json` of a workdir from `acquire` to `release`; one process of a run needs it.
+
+    Args:
+      workdir: an existing folder.
+      stale_seconds: without a heartbeat for so long, a process on another host is given up.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, stale_seconds: float = STALE_SECONDS):
+        self._path = pathlib.Path(workdir).absolute() / LOCK
+        self._stale_seconds = stale_seconds
+        self._beat_seconds = stale_seconds / _BEATS
+        self._mine: dict[str, Any] = {}
+        self._stop = threading.Event()
+        self._beats: threading.Thread | None = None
+
+    def acquire(self) -> None:
+        """Takes the lock, from a dead process too; then keeps its heart beating.
+
+        Raises:
+          Busy: another process writes here.
+          OSError: the folder cannot be written.
+        """
+        with _alone(self._path.parent) as alone:
+            if alone:
+                for dead in self._path.parent.glob(f".{LOCK}.*"):  # of one killed right here
+                    dead.unlink(missing_ok=True)
+            found = _read(self._path)
+            if found is not None:
+                if problem := self._alive(found):
+                    raise Busy(
+                        f"{self._path.parent} is being written by {problem}. Wait for it, stop it, "
+                        "or choose another --workdir."
+                    )
+                self._clear(found)
+            self._create()
+        atexit.register(self.release)
+        self._beats = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._beats.start()
+
+    def release(self) -> None:
+        """Gives the lock back; a lock that is no longer ours stays. Twice does no harm."""
+        if not self._mine or os.getpid() != self._mine["pid"]:
+            return  # a forked worker holds a copy of this object, not the lock
+        self._stop.set()
+        if self._beats is not None:
+            self._beats.join()
+        found = _read(self._path)
+        if found is not None and found.get("token") == self._mine["token"]:
+            self._path.unlink(missing_ok=True)
+        self._mine = {}
+        atexit.unregister(self.release)
+
+    @property
+    def lost(self) -> bool:
+        """True when another process took the lock, this one having been silent for too long."""
+        found = _read(self._path)
+        return bool(self._mine) and (found is None or found.get("token") != self._mine["token"])
+
+    def _create(self) -> None:
+        self._mine = {**_me(), "token": uuid.uuid4().hex}
+        temporary = self._path.with_name(f".{LOCK}.{self._mine['token'][:8]}.tmp")
+        try:
+            temporary.write_bytes(_encode({**self._mine, "heartbeat": time.time()}))
+            try:
+                os.link(temporary, self._path)  # whole from its first moment, and only if free
+            except FileExistsError:
+                self._mine = {}
+                raise Busy(
+                    f"{self._path.parent} was taken by another process this very moment."
+                ) from None
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                    raise
+                _create_exclusive(self._path, temporary.read_bytes())
+        except OSError:
+            self._mine = {}
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _clear(self, judged: dict[str, Any]) -> None:
+        """Removes a stale lock, unless another process has replaced it meanwhile."""
+        aside = self._path.with_name(f".{LOCK}.{uuid.uuid4().hex[:8]}.stale")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self._path, aside)
+            if (_read(aside) or {}).get("token") != judged.get("token"):
+                with contextlib.suppress(OSError):
+                    os.link(aside, self._path)
+            aside.unlink(missing_ok=True)
+
+    def _alive(self, found: dict[str, Any]) -> str | None:
+        """Who writes here, in words; None where nobody does any more."""
+        me = _me()
+        pid, host = found.get("pid"), found.get("host")
+        name = f"process {pid} on {host}"
+        if isinstance(pid, int) and all(found.get(k) == me[k] for k in ("host", "boot", "space")):
+            if found.get("started") != _started(pid):
+                return None  # dead, or its number belongs to another process by now
+            return "this process already" if pid == me["pid"] else name
+        beat = found.get("heartbeat")
+        if not isinstance(beat, int | float):
+            return self._beating(found, f"a process that left no heartbeat in {self._path.name}")
+        age = time.time() - beat
+        if abs(age) <= self._stale_seconds:
+            return (
+                f"{name} (heartbeat {max(age, 0):.0f} s ago, "
+                f"given up after {self._stale_seconds:.0f} s)"
+            )
+        return self._beating(found, name)
+
+    def _beating(self, found: dict[str, Any], name: str) -> str | None:
+        """`name` where the lock changes while it is watched, whatever the clocks say."""
+        deadline = time.monotonic() + 2.5 * self._beat_seconds
+        while time.monotonic() < deadline:
+            time.sleep(min(0.2, self._beat_seconds / 4))
+            now = _read(self._path)
+            if now is None:
+                return None
+            if now != found:
+                return name
+        return None
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._beat_seconds):
+            with contextlib.suppress(OSError), open(self._path, "r+b", buffering=0) as file:
+                found = _decode(file.read(_WIDTH))
+                if found.get("token") == self._mine["token"]:
+                    file.seek(0)
+                    file.write(_encode({**self._mine, "heartbeat": time.time()}))
+
+
+def _me() -> dict[str, Any]:
+    pid = os.getpid()
+    return {
+        "host": socket.gethostname(),
+        "boot": _text("/proc/sys/kernel/random/boot_id"),
+        "space": _link("/proc/self/ns/pid"),
+        "pid": pid,
+        "started": _started(pid),
+    }
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, as its system counts; None where there is none, or a zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except (PermissionError, OverflowError):
+        pass  # another user's is alive; a number that is none is caught below
+    if not os.path.isdir("/proc/self"):
+        return "unknown"
+    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None
+
+
+def _text(path: str) -> str:
+    try:
+        return pathlib.Path(path).read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    return json.dumps(body).ljust(_WIDTH - 1).encode() + b"\n"
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(data)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    """What a lock says; {} where it is unreadable, None where there is none."""
+    try:
+        return _decode(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _create_exclusive(path: pathlib.Path, data: bytes) -> None:
+    """For file systems without hard links."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[bool]:
+    """One process at a time judges a lock; False where the file system cannot see to that."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            yield False  # what is left is that link() takes only a free name
+        else:
+            yield True
+    finally:
+        os.close(handle)
