@@ -317,22 +317,3 @@ def _steps(path: str, given: str) -> Iterator[str | int]:
             raise ConfigError(f"{given}: a path reads like 'data.transforms[0].size'.")
         yield found[1]
         yield from (int(number) for number in re.findall(r"\d+", found[2]))
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Lines 'a.b: old -> new' for everything in which two plain configs differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted({*old, *new})
-        return [
-            line
-            for name in names
-            for line in differences(
-                old.get(name, "(absent)"),
-                new.get(name, "(absent)"),
-                f"{path}.{name}" if path else name,
-            )
-        ]
-    if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
-        pairs = enumerate(zip(old, new))
-        return [line for n, (a, b) in pairs for line in differences(a, b, f"{path}[{n}]")]
-    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]

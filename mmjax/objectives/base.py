@@ -5,6 +5,7 @@ add up over devices, micro-batches and evaluation batches. The step divides once
 """
 
 import abc
+import copy
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -71,7 +72,19 @@ class Forward:
         self._key = key
         self._made: dict[tuple[Any, ...], Any] = {}
         self._kept_alive: list[Any] = []  # identities stay unique only while the objects live
-        self.statistics = statistics
+        self._after = {"batch_stats": statistics}  # one dict for all views of this forward
+        self.own: PyTree = {}
+
+    @property
+    def statistics(self) -> PyTree:
+        """The running statistics after the calls so far."""
+        return self._after["batch_stats"]
+
+    def owning(self, own: PyTree) -> "Forward":
+        """The same forward, sharing all calls, with an objective's parameters as `own`."""
+        view = copy.copy(self)
+        view.own = own
+        return view
 
     def __call__(
         self,
@@ -106,7 +119,7 @@ class Forward:
                 rngs["dropout"] = jax.random.fold_in(self._key, name)
             output, after = self._apply(method, variables, dict(inputs), train, rngs)
             if own and train and after:
-                self.statistics = _merge(self.statistics, after)
+                self._after["batch_stats"] = _merge(self.statistics, after)
             self._made[call] = output
             self._kept_alive.append((params, dict(inputs)))
         return self._made[call]

@@ -1,0 +1,101 @@
+"""What a stream draws from: sources with their fields and transforms, alone or mixed by weight."""
+
+import dataclasses
+import glob
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from mmjax.data.fields import Fields
+from mmjax.data.sources.base import Source
+
+Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """One source, what its records mean, and what is done to a sample.
+
+    Attributes:
+      path: where the samples lie, see `open_source`; or '' where `source` is given.
+      source: the source itself.
+      fields: which members of a record are picture, caption, group, label.
+      transforms: applied in order; each random draw is keyed by (seed, sample index).
+      weight: share of the samples where several datasets are mixed.
+    """
+
+    path: str = ""
+    source: Any = None
+    fields: Fields = dataclasses.field(default_factory=Fields)
+    transforms: tuple[Transform, ...] = ()
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if bool(self.path) == (self.source is not None):
+            raise ValueError("give a dataset either path=... or source=..., one of the two.")
+        if not self.weight > 0:
+            raise ValueError(f"weight={self.weight}: a dataset's weight is above 0.")
+        if self.source is None:
+            object.__setattr__(self, "source", open_source(self.path))
+        if len(self.source) == 0:
+            raise ValueError(f"no samples: {self.source.describe()}.")
+
+    def captions(self, most: int) -> Iterator[str]:
+        """Captions of up to `most` samples, spread evenly; unusable samples are passed over."""
+        from mmjax.data.sources.base import BadSample
+
+        for position in np.unique(np.linspace(0, len(self.source) - 1, most).astype(np.int64)):
+            try:
+                yield from self.fields(self.source[int(position)]).get("captions", ())
+            except BadSample:
+                continue
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Several datasets in one stream, each repeating at its own epoch."""
+
+    members: tuple[Dataset, ...]
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ValueError("a mixture needs at least one dataset in members=(...).")
+
+
+def members_of(data: Dataset | Mixture) -> tuple[Dataset, ...]:
+    """The datasets of a stream, a single one as a mixture of one."""
+    return data.members if isinstance(data, Mixture) else (data,)
+
+
+def open_source(path: str) -> Source:
+    """The source that a path means, by its ending.
+
+    Args:
+      path: `.tar` shards (globs, {000..009} braces, several separated by spaces), `.array_record`
+        or `.arrayrecord` files, a `.jsonl` or `.csv` table, or a folder of pictures.
+
+    Raises:
+      ValueError: the ending names no kind of source.
+    """
+    from mmjax.data.sources import array_record, folder, webdataset
+
+    first = path.split()[0]
+    if "://" in path or first.startswith("pipe:"):
+        raise ValueError(
+            f"{path!r}: data is read from local or mounted files. Mount the bucket, or copy it."
+        )
+    if first.endswith(".tar"):
+        return webdataset.WebDataset(tuple(path.split()))
+    if ".array_record" in first or ".arrayrecord" in first:
+        return array_record.ArrayRecordSource(tuple(path.split()))
+    if first.endswith((".jsonl", ".csv")):
+        return folder.Table(path)
+    if os.path.isdir(path):
+        return folder.Folder(path)
+    near = sorted(glob.glob(os.path.join(os.path.dirname(path) or ".", "*")))[:5]
+    raise ValueError(
+        f"{path!r} is no data: give .tar or .array_record files, a .jsonl or .csv table, or a "
+        f"folder. Nearby: {', '.join(near) or 'nothing'}."
+    )

@@ -1,0 +1,69 @@
+"""Which sample stands at which index: shuffled epochs of each source, mixed by weight.
+
+The answer is arithmetic, a function of (seed, index) alone, so any process can ask for any index
+and a resumed run asks on where it stopped.
+"""
+
+import dataclasses
+import functools
+
+import grain
+import numpy as np
+
+PERIOD = 1000  # weights are kept to a thousandth
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """Index → (which source, which position in it).
+
+    grain shuffles; the turn-taking is ours, since grain's own mix takes 700 µs an index.
+
+    Attributes:
+      sizes: number of samples of each source.
+      weights: share of each source; only their ratios count.
+      seed: decides the shuffles.
+    """
+
+    sizes: tuple[int, ...]
+    weights: tuple[float, ...]
+    seed: int
+
+    @functools.cached_property
+    def _turns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each index of a period: the source, and how many turns it had before; totals."""
+        shares = np.asarray(self.weights, np.float64) / sum(self.weights)
+        period = PERIOD if len(shares) > 1 else 1
+        source = np.zeros(period, np.int32)
+        before = np.zeros(period, np.int64)
+        turns = np.zeros(len(shares), np.int64)
+        for index in range(period):
+            chosen = int(np.argmax(shares * (index + 1) - turns))  # the one furthest behind
+            source[index], before[index] = chosen, turns[chosen]
+            turns[chosen] += 1
+        if not turns.all():
+            raise ValueError(
+                f"weights {self.weights}: each source needs at least 1/{PERIOD} of the samples."
+            )
+        return source, before, turns
+
+    @functools.cached_property
+    def _shuffled(self) -> tuple[grain.MapDataset, ...]:
+        return tuple(
+            grain.MapDataset.range(size).seed(self.seed * 1_000_003 + number).shuffle().repeat()
+            for number, size in enumerate(self.sizes)
+        )
+
+    def __call__(self, index: int) -> tuple[int, int]:
+        """(source number, position) of the sample at an index, 0 or more."""
+        source, before, turns = self._turns
+        rounds, place = divmod(index, len(source))
+        number = int(source[place])
+        visit = rounds * int(turns[number]) + int(before[place])
+        return number, int(self._shuffled[number][visit])
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"sizes": self.sizes, "weights": self.weights, "seed": self.seed}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)

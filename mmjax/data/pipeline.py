@@ -1,0 +1,195 @@
+"""Rows to batches, decoded ahead in threads or worker processes by grain.
+
+Row r of batch k is sample index k·B + r. Each process makes a contiguous block of rows, so pixels,
+captions and order are the same for any number of processes and workers, and the state of the data
+is one number: the step.
+"""
+
+import concurrent.futures
+import ctypes
+import dataclasses
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from mmjax.data.rows import InOrder, Rows
+from mmjax.data.sources.base import CAUSES
+from mmjax.typing import Batch
+
+_PROBES = 256  # samples tried at the start to learn what a row holds
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How batches are made ahead of the step.
+
+    Attributes:
+      workers: worker processes; 0 decodes in threads of this process.
+      threads: rows of a batch decoded at once, in each worker.
+      ahead: finished batches kept ready (in each worker where there are any).
+      stall_seconds: how long the step waits for a batch before the run ends with an error.
+    """
+
+    workers: int = 0
+    threads: int = 2
+    ahead: int = 2
+    stall_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.threads < 1 or self.ahead < 1 or self.stall_seconds <= 0:
+            raise ValueError(
+                f"reading: workers={self.workers} (0 or more), threads={self.threads} (1 or more), "
+                f"ahead={self.ahead} (1 or more), stall_seconds={self.stall_seconds} (above 0)."
+            )
+
+
+class BatchMaker:
+    """Batch number → this process's block of rows, as numpy arrays.
+
+    Args:
+      rows: index → row.
+      batch_size: rows of the global batch.
+      process: this process's number.
+      processes: how many share the batch.
+      threads: rows made at once.
+    """
+
+    def __init__(self, rows: Rows, batch_size: int, process: int, processes: int, threads: int):
+        self.rows = rows
+        self.batch_size = batch_size
+        self.local = batch_size // processes
+        self.first = process * self.local
+        self.threads = threads
+        self.shapes = _row_shapes(rows)
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def global_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of each word of the global batch."""
+        shapes = {w: ((self.batch_size, *shape), kind) for w, (shape, kind) in self.shapes.items()}
+        shapes["row"] = ((self.batch_size,), np.dtype(np.int32))
+        shapes["valid"] = ((self.batch_size,), np.dtype(bool))
+        shapes["bad_samples"] = ((self.batch_size, len(CAUSES)), np.dtype(np.int32))
+        return shapes
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_pool", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _pool=None, _lock=threading.Lock())
+
+    def __call__(self, number: int) -> Batch:
+        """The block of batch `number`; rows without a usable sample are zero and not valid."""
+        size = self.local
+        batch = {
+            word: np.zeros((size, *shape), kind) for word, (shape, kind) in self.shapes.items()
+        }
+        batch["row"] = np.arange(self.first, self.first + size, dtype=np.int32)
+        batch["valid"] = np.zeros(size, bool)
+        batch["bad_samples"] = np.zeros((size, len(CAUSES)), np.int32)
+        base = number * self.batch_size + self.first
+        if self.threads == 1:
+            for row in range(size):
+                self._fill(batch, row, base + row)
+        else:
+            with self._lock:
+                if self._pool is None:
+                    self._pool = concurrent.futures.ThreadPoolExecutor(self.threads, "mmjax-decode")
+            list(self._pool.map(lambda row: self._fill(batch, row, base + row), range(size)))
+        return batch
+
+    def _fill(self, batch: Batch, row: int, index: int) -> None:
+        order = self.rows.order
+        if isinstance(order, InOrder) and index >= len(order):
+            return  # filling of the last batch
+        made, batch["bad_samples"][row] = self.rows.load(index)
+        if made is None:
+            return
+        if made.keys() != self.shapes.keys():
+            raise ValueError(
+                f"sample {made['sample_id']} gives {sorted(made)}, the first one gave "
+                f"{sorted(self.shapes)}. All samples of a stream need the same fields."
+            )
+        for word, value in made.items():
+            shape, _ = self.shapes[word]
+            if np.shape(value) != shape:
+                raise ValueError(
+                    f"sample {made['sample_id']}: {word!r} is {np.shape(value)}, the first was "
+                    f"{shape}. Put a transform of fixed size into the dataset."
+                )
+            batch[word][row] = value
+        batch["valid"][row] = True
+
+
+def _row_shapes(rows: Rows) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of each word, from the first usable sample of every dataset.
+
+    Raises:
+      ValueError: no usable sample among the first ones, or datasets of unlike rows.
+    """
+    found: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    for number, dataset in enumerate(rows.datasets):
+        problem = ""
+        for position in range(min(len(dataset.source), _PROBES)):
+            try:
+                row = rows._row(dataset, number, position, index=0, attempt=0)
+            except Exception as error:
+                from mmjax.data.sources.base import BadSample
+
+                if not isinstance(error, BadSample):
+                    raise
+                problem = problem or str(error)
+                continue
+            shapes = {
+                word: (np.shape(value), np.asarray(value).dtype) for word, value in row.items()
+            }
+            if found and shapes != found:
+                raise ValueError(
+                    f"datasets of a mixture must give like rows; {dataset.source.describe()} gives "
+                    f"{shapes}, the first {found}."
+                )
+            found = shapes
+            break
+        else:
+            raise ValueError(
+                f"none of the first {min(len(dataset.source), _PROBES)} samples can be used "
+                f"({dataset.source.describe()}). The first: {problem}"
+            )
+    return found
+
+
+def batches(maker: BatchMaker, start: int, stop: int, reading: Reading) -> Iterator[Batch]:
+    """Batches start ... stop-1, made ahead of use; close the iterator to end its workers.
+
+    Args:
+      maker: makes one batch.
+      start: number of the first batch (the step a run resumes at).
+      stop: one past the last.
+      reading: threads or processes.
+    """
+    source = grain.MapDataset.range(start, max(stop, start)).map(maker)
+    if not reading.workers:
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=reading.ahead)
+        return iter(source.to_iter_dataset(options))
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # grain's workers ask for absl flags, which we do not use
+        flags.FLAGS.mark_as_parsed()
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    ahead = grain.MultiprocessingOptions(
+        num_workers=reading.workers, per_worker_buffer_size=reading.ahead
+    )
+    return iter(source.to_iter_dataset(options).mp_prefetch(ahead, worker_init_fn=_end_with_parent))
+
+
+def _end_with_parent(*_: Any) -> None:
+    """Has the kernel end this worker when its parent is gone, even by kill -9."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG

@@ -1,0 +1,49 @@
+"""XLA's compilation cache on disk, in a folder that only fitting machines share."""
+
+import hashlib
+import os
+import pathlib
+import platform
+
+import jax
+import jaxlib
+
+
+def cache_root() -> pathlib.Path:
+    """Where this package keeps what can be made again: $MMJAX_CACHE, or the user's cache folder."""
+    given = os.environ.get("MMJAX_CACHE")
+    if given:
+        return pathlib.Path(given)
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return pathlib.Path(home) / "mmjax"
+
+
+def cpu_features() -> str:
+    """A short hash of what the processor can do: code compiled for another one may crash here."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        flags = platform.processor()
+    return hashlib.sha256(f"{platform.machine()} {flags}".encode()).hexdigest()[:12]
+
+
+def use_cache() -> str:
+    """Turns the cache on for this process, after the backend is known.
+
+    Returns:
+      '' where it is on, or one line that says why the run goes on without it.
+    """
+    name = f"{jaxlib.__version__}-{jax.default_backend()}-{cpu_features()}"
+    folder = cache_root() / "xla" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        return f"no compilation cache in {folder} ({error.strerror}); each start compiles anew."
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return ""

@@ -1,0 +1,209 @@
+"""Config to objects, in two stages: what can be checked before a device starts, then the rest."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmjax.config import ConfigError, build, plain
+from mmjax.data.dataset import Dataset, Mixture, members_of
+from mmjax.data.fields import check_first
+from mmjax.data.tokenizers.base import Tokenizer
+from mmjax.data.transforms.text import Tokenize, check_tokenizer
+from mmjax.preprocess import Contract
+from mmjax.run.settings import check_keys
+from mmjax.training.step import Goal, Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """One stream of batches in the step, where there are several.
+
+    Attributes:
+      data: a Dataset or a Mixture.
+      batch_size: rows of its global batch.
+    """
+
+    data: Any
+    batch_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A config's objects, before tokenizer and devices are known.
+
+    Attributes:
+      recipe: what is trained; its contract still lacks the tokenizer's hash.
+      streams: {name: Stream}; a config with one dataset has the stream 'main'.
+      eval_data: held-out data, or None.
+      settings: all other built values, by the config's keys.
+    """
+
+    recipe: Recipe
+    streams: Mapping[str, Stream]
+    eval_data: Dataset | Mixture | None
+    settings: Mapping[str, Any]
+
+
+def assemble(config: ConfigDict, allow: tuple[str, ...] = ()) -> Parts:
+    """Makes everything that needs no device, and reads a first sample of each dataset.
+
+    Raises:
+      ConfigError: the first thing found wrong, in one line.
+    """
+    check_keys(config)
+    made = build(config, allow)
+    data, goals = made["data"], made["goals"]
+    if isinstance(data, Dataset | Mixture):
+        streams = {"main": Stream(data, made["batch_size"])}
+    else:
+        streams = dict(data)
+    for name, goal in goals.items():
+        if not isinstance(goal, Goal):
+            raise ConfigError(f"goals.{name} is no Goal; write spec(Goal, objective=...).")
+        if goal.stream not in streams:
+            raise ConfigError(
+                f"goals.{name} reads stream {goal.stream!r}; there are {', '.join(streams)}."
+            )
+    if not goals:
+        raise ConfigError("goals is empty; a run needs at least one spec(Goal, objective=...).")
+    eval_data = made.get("eval_data")
+    everything = [stream.data for stream in streams.values()] + ([eval_data] if eval_data else [])
+    for dataset in (member for data in everything for member in members_of(data)):
+        try:
+            check_first(dataset.source, dataset.fields)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    recipe = Recipe(
+        model=made["model"],
+        goals=goals,
+        optimizer=made["optimizer"],
+        contract=made["preprocess"],
+        seed=made["seed"],
+        ema=made["ema"],
+    )
+    return Parts(recipe, streams, eval_data, made)
+
+
+def needs_tokenizer(parts: Parts) -> bool:
+    """Whether some transform waits for a tokenizer."""
+    return any(
+        isinstance(transform, functools.partial)
+        for stream in parts.streams.values()
+        for member in members_of(stream.data)
+        for transform in member.transforms
+    )
+
+
+def open_tokenizer(path: str | pathlib.Path) -> Tokenizer:
+    """The tokenizer in a file, by its ending.
+
+    Raises:
+      ConfigError: an unreadable file or an unknown ending.
+    """
+    from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer
+    from mmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
+
+    path = pathlib.Path(path)
+    kinds = {".json": HuggingFaceTokenizer, ".model": SentencePieceTokenizer}
+    if path.suffix not in kinds:
+        raise ConfigError(
+            f"tokenizer.path={str(path)!r}: give a tokenizer.json or a SentencePiece .model file."
+        )
+    try:
+        return kinds[path.suffix](str(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"tokenizer.path={str(path)!r}: {error}") from None
+
+
+def with_tokenizer(parts: Parts, tokenizer: Tokenizer | None) -> Parts:
+    """The parts with the tokenizer in their transforms and its hash in the contract."""
+    if tokenizer is None:
+        return parts
+
+    def bind(data: Dataset | Mixture) -> Mixture:
+        bound = []
+        for member in members_of(data):
+            transforms = tuple(
+                transform(tokenizer=tokenizer)
+                if isinstance(transform, functools.partial)
+                else transform
+                for transform in member.transforms
+            )
+            bound.append(dataclasses.replace(member, path="", transforms=transforms))
+        return Mixture(tuple(bound))
+
+    text = getattr(parts.recipe.model, "text", None)
+    if hasattr(text, "vocab_size"):
+        for stream in parts.streams.values():
+            tokenize = find_tokenize(bind(stream.data))
+            try:
+                pooled_at = text.eos_id if text.pooling == "end_of_text" else None
+                check_tokenizer(tokenize, text.vocab_size, text.length, pooled_at)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+    contract = dataclasses.replace(parts.recipe.contract, tokenizer=tokenizer.fingerprint())
+    return Parts(
+        recipe=dataclasses.replace(parts.recipe, contract=contract),
+        streams={
+            name: dataclasses.replace(stream, data=bind(stream.data))
+            for name, stream in parts.streams.items()
+        },
+        eval_data=bind(parts.eval_data) if parts.eval_data is not None else None,
+        settings=parts.settings,
+    )
+
+
+def check_contract(contract: Contract, shapes: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError where the rows that the data gives are not what the contract says."""
+    if "image" in shapes:
+        size, given = contract.image_size, tuple(shapes["image"][0])
+        if given[:2] != (size, size):
+            raise ConfigError(
+                f"{where} gives pictures of {given[0]}x{given[1]}, preprocess.image_size is {size}."
+            )
+    if "token_ids" in shapes:
+        given = shapes["token_ids"][0][-1]
+        if given != contract.sequence_length:
+            raise ConfigError(
+                f"{where} gives texts of {given} tokens, preprocess.sequence_length is "
+                f"{contract.sequence_length}."
+            )
+
+
+def find_tokenize(data: Dataset | Mixture) -> Tokenize | None:
+    """The transform that makes tokens of a caption, or None."""
+    for transform in members_of(data)[0].transforms:
+        if isinstance(transform, Tokenize):
+            return transform
+    return None
+
+
+def data_identity(config: ConfigDict, parts: Parts) -> str:
+    """JSON of all that decides the batch at a step: what a resumed run must find unchanged.
+
+    Folders do not enter, so shards may move; names, sizes and counts of the files do.
+    """
+    streams = {
+        name: {
+            "batch_size": stream.batch_size,
+            "sources": [member.source.fingerprint() for member in members_of(stream.data)],
+        }
+        for name, stream in parts.streams.items()
+    }
+    rules = _without_places(plain(config.data))
+    digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]
+    return json.dumps(
+        {"seed": config.seed, "streams": streams, "rules": digest}, sort_keys=True, indent=1
+    )
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_places(v) for k, v in value.items() if k not in ("path", "source")}
+    return [_without_places(v) for v in value] if isinstance(value, tuple) else value

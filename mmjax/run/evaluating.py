@@ -1,0 +1,223 @@
+"""Parameters and held-out data to numbers: fills in the evaluators' `Context`."""
+
+import functools
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mmjax import preprocess
+from mmjax.data.dataset import members_of
+from mmjax.data.device import to_devices
+from mmjax.data.pipeline import BatchMaker, Reading, batches
+from mmjax.data.rows import evaluation_rows
+from mmjax.evaluation.base import Context, Evaluator, Result, write_artifact
+from mmjax.parallel import hosts
+from mmjax.parallel.sharding import activations, batch_sharding, replicated
+from mmjax.run.assembly import Parts, check_contract, find_tokenize
+from mmjax.training.optimizer import merge
+from mmjax.training.state import State
+from mmjax.training.step import apply_model, score
+from mmjax.typing import Batch, Encoded, PyTree, View
+
+_IDENTITY = ("valid", "group", "label")
+
+
+class Evaluation:
+    """The held-out data of a run and the compiled functions that score it.
+
+    Args:
+      parts: with the tokenizer bound.
+      mesh: of the run.
+      reading: how batches are made ahead.
+    """
+
+    def __init__(self, parts: Parts, mesh: Mesh, reading: Reading):
+        self._parts = parts
+        self._mesh = mesh
+        self._reading = reading
+        self._rows = evaluation_rows(members_of(parts.eval_data), parts.recipe.seed)
+        self._maker = BatchMaker(
+            self._rows,
+            parts.settings["eval_batch_size"],
+            jax.process_index(),
+            jax.process_count(),
+            reading.threads,
+        )
+        check_contract(parts.recipe.contract, self._maker.shapes, "eval_data")
+        self._tokenize = find_tokenize(parts.eval_data)
+        self._apply = apply_model(parts.recipe.model)
+        self._whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+
+    def __call__(self, state: State, step: int, workdir: pathlib.Path | None) -> dict[str, float]:
+        """Runs every evaluator on the raw parameters and on their moving average.
+
+        Args:
+          state: what is scored.
+          step: of the state.
+          workdir: where artifacts for the report go, or None.
+
+        Returns:
+          {'retrieval/text_to_image/R@1': ..., 'ema/retrieval/...': ...}.
+        """
+        versions = {"": state.params}
+        if self._parts.recipe.ema:
+            _, frozen = self._parts.recipe.optimizer.split(state.params)
+            versions["ema/"] = merge(state.ema, frozen)
+        numbers: dict[str, float] = {}
+        for prefix, params in versions.items():
+            context = self.context(params, state)
+            for name, evaluator in self._parts.settings["evaluators"].items():
+                result = self._run(f"evaluators.{name}", evaluator, context)
+                numbers |= {f"{prefix}{name}/{k}": float(v) for k, v in result.metrics.items()}
+                if workdir is not None and hosts.is_main():
+                    write_artifact(workdir, step, f"{prefix}{name}", result)
+        return numbers
+
+    def _run(self, name: str, evaluator: Evaluator, context: Context) -> Result:
+        try:
+            return evaluator(context)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+    def context(self, params: PyTree, state: State) -> Context:
+        """What evaluators may use, for one set of parameters."""
+        return Context(
+            apply=lambda view, batch: self._encode(view, params, state.batch_stats, batch),
+            batches=self._batches,
+            captions=lambda position: tuple(self._sample(position).get("captions", ())),
+            sample=self._picture,
+            encode_texts=lambda texts: self._encode_texts(texts, params, state.batch_stats),
+            loss=lambda batch: self._loss(params, state, batch),
+            classes=self._classes(),
+        )
+
+    def _batches(self) -> Iterator[Batch]:
+        size = self._maker.batch_size
+        number = -(-len(self._rows.order) // size)
+        sharding = batch_sharding(self._mesh)
+        iterator = batches(self._maker, 0, number, self._reading)
+        try:
+            for index, local in enumerate(iterator):
+                placed = to_devices(local, sharding)
+                known = {word: placed[word] for word in _IDENTITY if word in placed}
+                host = jax.device_get(self._whole(known))
+                position = np.arange(index * size, (index + 1) * size)
+                yield {**placed, **host, "position": position, "device": placed}
+        finally:
+            iterator.close()
+
+    @functools.cached_property
+    def _encoders(self) -> dict[View, Any]:
+        return {}
+
+    def _encoder(self, view: View) -> Any:
+        if view not in self._encoders:
+
+            def encode(params: PyTree, statistics: PyTree, batch: Batch) -> Any:
+                batch = preprocess.preprocess(batch, self._parts.recipe.contract)
+                variables = {"params": {k: v for k, v in params.items() if k != "objectives"}}
+                if statistics:
+                    variables["batch_stats"] = statistics
+                with activations(self._mesh):
+                    output, _ = self._apply(view.method, variables, batch, False, {})
+                return output.embedding
+
+            self._encoders[view] = jax.jit(encode, out_shardings=replicated(self._mesh))
+        return self._encoders[view]
+
+    def _encode(self, view: View, params: PyTree, statistics: PyTree, batch: Batch) -> Encoded:
+        words = {word: batch["device"][word] for word in view.words if word in batch["device"]}
+        if len(words) < len(view.words):
+            raise ValueError(f"eval_data gives {sorted(batch['device'])}, {view} needs more.")
+        embedding = jax.device_get(self._encoder(view)(params, statistics, words))
+        return Encoded(None, None, None, np.asarray(embedding))
+
+    def _encode_texts(self, texts: Sequence[str], params: PyTree, statistics: PyTree) -> np.ndarray:
+        if self._tokenize is None:
+            raise ValueError(
+                "texts can only be encoded where eval_data has a Tokenize transform; features name "
+                "their words instead (text_words=('text_features',))."
+            )
+        view = View("encode_text", ("token_ids", "text_mask"))
+        size, processes = self._maker.batch_size, jax.process_count()
+        local = size // processes
+        rng = np.random.default_rng(0)
+        made = []
+        for start in range(0, len(texts), size):
+            part = list(texts[start : start + size])
+            rows = [self._tokenize({"caption": text}, rng) for text in part]
+            rows += [rows[-1]] * (size - len(rows))
+            mine = rows[jax.process_index() * local :][:local]
+            batch = {word: np.stack([row[word] for row in mine]) for word in view.words}
+            placed = to_devices(batch, batch_sharding(self._mesh))
+            embedding = jax.device_get(self._encoder(view)(params, statistics, placed))
+            made.append(np.asarray(embedding)[: len(part)])
+        return np.concatenate(made)
+
+    @functools.cached_property
+    def _scorer(self) -> Any:
+        recipe = self._parts.recipe
+
+        def total(params: PyTree, state: State, batch: Batch) -> Mapping[str, Any]:
+            batch = preprocess.preprocess(batch, recipe.contract)
+            streams = {goal.stream: batch for goal in recipe.goals.values()}
+            with activations(self._mesh):
+                losses, _ = score(
+                    recipe,
+                    params,
+                    state.batch_stats,
+                    state.objectives,
+                    streams,
+                    jax.random.key(recipe.seed),
+                    train=False,
+                )
+            sums = {}
+            for name, loss in losses.items():
+                sums[name] = (loss.total, loss.count)
+                sums |= {f"{name}/{metric}": value for metric, value in loss.metrics.items()}
+            return sums
+
+        return jax.jit(total, out_shardings=replicated(self._mesh))
+
+    def _loss(self, params: PyTree, state: State, batch: Batch) -> dict[str, tuple[float, float]]:
+        sums = jax.device_get(self._scorer(params, state, batch["device"]))
+        return {name: (float(total), float(count)) for name, (total, count) in sums.items()}
+
+    def _sample(self, position: int) -> dict[str, Any]:
+        number, place = self._rows.order(position)
+        dataset = self._rows.datasets[number]
+        return dataset.fields(dataset.source[place])
+
+    def _picture(self, position: int) -> dict[str, Any]:
+        number, place = self._rows.order(position)
+        captions = tuple(self._sample(position).get("captions", ()))
+        row = self._rows._row(self._rows.datasets[number], number, place, position, 0)
+        found = {"captions": captions}
+        return {**found, "image": row["image"]} if "image" in row else found
+
+    def _classes(self) -> tuple[str, ...]:
+        source = members_of(self._parts.eval_data)[0].source
+        return tuple(getattr(source, "classes", ()))
+
+
+def print_numbers(numbers: Mapping[str, float]) -> str:
+    """A table for people, one metric a line, the number that chance gives beside it."""
+    lines = []
+    for name, value in sorted(numbers.items()):
+        if name.endswith("_chance"):
+            continue
+        chance = numbers.get(f"{name}_chance")
+        lines.append(
+            f"  {name:<44} {value:>10.4f}" + (f"  (chance {chance:.4f})" if chance else "")
+        )
+    return "\n".join(lines)
+
+
+def to_line(step: int, numbers: Mapping[str, float]) -> str:
+    """One JSON line, for scripts."""
+    return json.dumps({"step": step, **numbers})

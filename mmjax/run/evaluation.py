@@ -1,0 +1,70 @@
+"""A workdir to numbers: restores a checkpoint and runs its evaluators."""
+
+import pathlib
+
+from mmjax.config import ConfigError, from_json, override
+from mmjax.evaluation.report import write_report
+from mmjax.parallel import compilation, hosts
+from mmjax.run.assembly import assemble, needs_tokenizer, open_tokenizer, with_tokenizer
+from mmjax.run.evaluating import Evaluation, print_numbers, to_line
+from mmjax.run.training import say, start_mesh, stream_makers
+from mmjax.training.checkpoint import Checkpoints
+from mmjax.training.compiled import Compiled
+
+
+def evaluate(
+    workdir: str, step: int | None = None, overrides: list[tuple[str, str]] | None = None
+) -> dict[str, float]:
+    """Scores a checkpoint on held-out data, prints the numbers and renews the report.
+
+    Args:
+      workdir: of a training run.
+      step: of a checkpoint, or None for the newest that is whole.
+      overrides: (path, text) of values of the saved config, e.g. ('eval_data.path', '*.tar').
+
+    Returns:
+      {'retrieval/text_to_image/R@1': ..., ...}.
+
+    Raises:
+      ConfigError: no such workdir or step, or nothing held out.
+    """
+    folder = pathlib.Path(workdir).absolute()
+    saved = folder / "config.json"
+    if not saved.is_file():
+        raise ConfigError(f"{folder} holds no config.json; give the --workdir of a training run.")
+    config = from_json(saved.read_text(encoding="utf-8"))
+    for path, text in overrides or ():
+        override(config, path, text)
+    parts = assemble(config)
+    if parts.eval_data is None:
+        raise ConfigError("the run's config has no eval_data; there is nothing to evaluate on.")
+    if not parts.settings["evaluators"]:
+        raise ConfigError("the run's config has no evaluators.")
+    hosts.start()
+    mesh = start_mesh(config, parts)
+    if config.compilation_cache and (note := compilation.use_cache()):
+        say(note)
+    if needs_tokenizer(parts):
+        kept = config.tokenizer.path or folder / "tokenizer.json"
+        parts = with_tokenizer(parts, open_tokenizer(kept))
+    makers = stream_makers(parts)
+    compiled = Compiled(
+        parts.recipe,
+        mesh,
+        {name: maker.global_shapes for name, maker in makers.items()},
+        parts.settings["sharding_rules"],
+    )
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    try:
+        found = checkpoints.latest() if step is None else step
+        if found is None:
+            raise FileNotFoundError(f"{folder} holds no checkpoint that is whole.")
+        state = checkpoints.restore(found, compiled.state)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    numbers = Evaluation(parts, mesh, parts.settings["reading"])(state, found, folder)
+    say(f"step {found}:\n{print_numbers(numbers)}")
+    say(to_line(found, numbers))
+    if hosts.is_main():
+        say(f"report: {write_report(folder)}")
+    return numbers

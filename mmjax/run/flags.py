@@ -1,0 +1,107 @@
+"""The command lines of train.py and eval.py."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from ml_collections import ConfigDict
+
+from mmjax.config import ConfigError, load, nearest, override
+from mmjax.run.training import Failed, Options, Stopped
+
+_OVERRIDE = "--config."
+EXIT_WRONG = 2  # something the person typed
+
+
+def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
+    """(config, workdir, options) of train.py.
+
+    Raises:
+      ConfigError: an unknown flag or key (names the nearest), a value of a wrong type, no file.
+    """
+    parser = _parser("python train.py", "Trains a config in a workdir, from where it stands.")
+    parser.add_argument("--config", required=True, help="configs/x.py or configs/x.py:smoke")
+    parser.add_argument("--workdir", required=True, help="made if missing; holds all of the run")
+    parser.add_argument("--resume", action="store_true", help="go on although the config differs")
+    parser.add_argument("--overwrite", action="store_true", help="start anew in a used workdir")
+    parser.add_argument(
+        "--restart-data", action="store_true", help="go on although the data differs"
+    )
+    parser.add_argument("--profile", default="", help="start:stop, the steps to trace")
+    known, overrides = _parse(parser, arguments)
+    config = load(known.config)
+    for path, text in overrides:
+        override(config, path, text)
+    options = Options(known.resume, known.overwrite, known.restart_data, known.profile)
+    return config, known.workdir, options
+
+
+def parse_eval(arguments: Sequence[str]) -> tuple[str, int | None, list[tuple[str, str]]]:
+    """(workdir, step or None for the newest, overrides of the saved config) of eval.py."""
+    parser = _parser("python eval.py", "Evaluates a checkpoint of a workdir.")
+    parser.add_argument("--workdir", required=True, help="a workdir that train.py made")
+    parser.add_argument("--step", type=int, default=None, help="by default the newest")
+    known, overrides = _parse(parser, arguments)
+    return known.workdir, known.step, overrides
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise ConfigError(f"{message}. See {self.prog} --help.")
+
+
+def _parser(program: str, description: str) -> argparse.ArgumentParser:
+    return _Parser(
+        prog=program,
+        description=description,
+        epilog="--config.a.b=value changes a value of the config; --config.a[0].b=value reaches "
+        "into a tuple.",
+        allow_abbrev=False,
+    )
+
+
+def _parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+    overrides, rest, waiting = [], [], ""
+    for argument in arguments:
+        if waiting:
+            overrides.append((waiting, argument))
+            waiting = ""
+        elif argument.startswith(_OVERRIDE):
+            path, given, text = argument[len(_OVERRIDE) :].partition("=")
+            if given:
+                overrides.append((path, text))
+            else:
+                waiting = path
+        else:
+            rest.append(argument)
+    if waiting:
+        raise ConfigError(f"{_OVERRIDE}{waiting} has no value; write {_OVERRIDE}{waiting}=value.")
+    known, unknown = parser.parse_known_args(rest)
+    if unknown:
+        flags = [option for action in parser._actions for option in action.option_strings]
+        raise ConfigError(f"unknown {unknown[0]!r}.{nearest(unknown[0].split('=')[0], flags)}")
+    return known, overrides
+
+
+def main(run: Callable[[Sequence[str]], None]) -> None:
+    """Runs a command and turns what is wrong into one line and an exit status.
+
+    2: something typed (config, flag, missing file); 1: the run failed; 128 + n: signal n.
+    """
+    try:
+        run(sys.argv[1:])
+        return
+    except ConfigError as error:
+        status, text = EXIT_WRONG, str(error)
+    except Failed as error:
+        status, text = 1, str(error)
+    except Stopped as error:
+        status, text = 128 + error.number, str(error)
+    print(f"{'' if status > 2 else 'error: '}{text}", file=sys.stderr, flush=True)
+    if status == 1:
+        # Other processes may wait for this one in a collective; do not wait for them in turn.
+        os._exit(status)
+    sys.exit(status)

@@ -1,0 +1,160 @@
+"""What the training loop calls outside the step: logging, evaluating, saving, profiling."""
+
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mmjax.data.device import to_devices
+from mmjax.data.sources.base import CAUSES
+from mmjax.training.checkpoint import Checkpoints, Saved
+from mmjax.training.flops import peak_flops
+from mmjax.training.logging import MetricLog
+from mmjax.training.progress import Pace, Progress
+from mmjax.training.signals import StopRequest
+from mmjax.training.state import State, samples_seen
+
+
+class RunHooks:
+    """The loop's `Hooks` for a run in a workdir.
+
+    Args:
+      folder: the workdir.
+      mesh: of the run.
+      checkpoints: where states go.
+      files: {name: text} kept beside each state.
+      evaluation: (state, step) -> numbers, or None where the run holds nothing out.
+      log: metrics.jsonl and TensorBoard.
+      pace: the run's clock.
+      progress: the bar or line.
+      stop: whether this process was asked to stop.
+      rows_a_step: rows of all streams together.
+      flops_a_step: floating-point operations of one step, or 0 where unknown.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        mesh: Mesh,
+        checkpoints: Checkpoints,
+        files: Mapping[str, str],
+        evaluation: Callable[[State, int], dict[str, float]] | None,
+        log: MetricLog,
+        pace: Pace,
+        progress: Progress,
+        stop: StopRequest,
+        rows_a_step: int,
+        flops_a_step: float,
+    ):
+        self._folder = folder
+        self._mesh = mesh
+        self._checkpoints = checkpoints
+        self._files = files
+        self._evaluation = evaluation
+        self._log = log
+        self._pace = pace
+        self._progress = progress
+        self._stop = stop
+        self._rows = rows_a_step
+        self._flops = flops_a_step
+        self._peak = peak_flops(jax.devices()[0].device_kind)
+        self._first = True
+        self.failed_saves = 0
+        self.last_evaluation: dict[str, float] = {}
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """One line of numbers."""
+        line = {k: v for k, v in metrics.items() if not k.startswith("counters/") and k != "stop"}
+        bad = np.asarray(metrics["counters/bad_samples"])
+        line["samples"] = samples_seen(metrics["counters/samples"])
+        line["skipped_updates"] = int(metrics["counters/skipped"])
+        line["bad_samples"] = int(bad.sum())
+        line |= {f"bad_samples/{cause}": int(n) for cause, n in zip(CAUSES, bad) if n}
+        line["failed_saves"] = self.failed_saves
+        speed = self._pace.interval(step, self._rows)
+        if self._peak and self._flops and speed:
+            seconds = speed["step_seconds"] * len(jax.devices())
+            line["mfu"] = self._flops / (seconds * self._peak)
+        self._log.write(step, "train", {**line, **speed})
+        self._progress.show(step, {**line, **speed})
+
+    def evaluate(self, step: int, state: State) -> dict[str, float]:
+        """Scores the state; the time does not count as training."""
+        if self._evaluation is None:
+            return {}
+        with self._pace.pause():
+            started = time.monotonic()
+            numbers = self._evaluation(state, step)
+            seconds = time.monotonic() - started
+        self._log.write(step, "evaluate", {**numbers, "evaluation_seconds": seconds})
+        self.last_evaluation = numbers
+        return numbers
+
+    def save(self, step: int, state: State, metrics: dict[str, float] | None) -> None:
+        """Starts a checkpoint in the background."""
+        self._checkpoints.save(step, state, self._files, metrics or {})
+
+    def poll(self, step: int) -> None:
+        """Reports saves that ended, and moves the bar."""
+        if self._first:
+            self._first = False
+            self._pace.restart(step)
+        self._progress.advance(step)
+        for event in self._checkpoints.poll():
+            if isinstance(event, Saved):
+                self._log.write(step, "event", {"event": "saved", "saved_step": event.step})
+                continue
+            self.failed_saves += 1
+            name = type(event).__name__
+            self._progress.note(event.message)
+            self._log.write(step, "event", {"event": name, "message": event.message})
+
+    def stop_word(self) -> Any:
+        """One flag a local device, on the devices; the step sums them."""
+        flags = np.full(len(self._mesh.local_devices), int(bool(self._stop)), np.int32)
+        sharding = jax.sharding.NamedSharding(
+            self._mesh, jax.sharding.PartitionSpec(self._mesh.axis_names)
+        )
+        return to_devices({"stop": flags}, sharding)["stop"]
+
+
+class Profile:
+    """Takes a trace between two steps, into `profile/` of the workdir.
+
+    Args:
+      text: 'start:stop', or '' for none.
+      folder: the workdir.
+    """
+
+    def __init__(self, text: str, folder: pathlib.Path):
+        self._folder = folder / "profile"
+        self._from, self._to = -1, -1
+        if text:
+            try:
+                self._from, self._to = (int(part) for part in text.split(":"))
+            except ValueError:
+                self._from = self._to = 0
+            if not 0 < self._from < self._to:
+                raise ValueError(f"--profile={text}: give two steps as start:stop, e.g. 10:15.")
+
+    def wrap(self, take_step: Callable[..., Any], start: int) -> Callable[..., Any]:
+        """The step, with the trace begun and ended around the steps asked for."""
+        if self._from < 0:
+            return take_step
+        done = [start]
+
+        def traced(*arguments: Any) -> Any:
+            done[0] += 1
+            if done[0] == self._from:
+                jax.profiler.start_trace(str(self._folder))
+            result = take_step(*arguments)
+            if done[0] == self._to:
+                jax.block_until_ready(result)
+                jax.profiler.stop_trace()
+            return result
+
+        return traced

@@ -1,0 +1,74 @@
+"""The keys that every config has, with the values most runs keep."""
+
+from ml_collections import ConfigDict
+
+from mmjax.config import ConfigError, nearest, spec
+from mmjax.data.pipeline import Reading
+from mmjax.training.loop import Rhythm
+
+
+def base_config(
+    steps: int, batch_size: int, seed: int = 0, log_steps: int = 50, save_steps: int = 1000
+) -> ConfigDict:
+    """What a config starts from; the recipe then adds model, data, goals and optimizer.
+
+    Numbers that run through are references: take `config.get_ref('steps')` into a spec, and an
+    override of the one changes all.
+
+    Args:
+      steps: of the whole run.
+      batch_size: rows of the global batch of a stream.
+      seed: of everything random.
+      log_steps: between two lines of metrics.
+      save_steps: between two checkpoints.
+    """
+    config = ConfigDict()
+    config.steps = steps
+    config.batch_size = batch_size
+    config.seed = seed
+    config.log_steps = log_steps
+    config.eval_steps = 0
+    config.save_steps = save_steps
+    config.eval_batch_size = config.get_ref("batch_size") * 1
+    config.keep_last = 2
+    config.best_metric = ""  # e.g. 'retrieval/text_to_image/R@1'; '' keeps the last ones alone
+    config.ema = 0.0
+    config.init_from = ""  # a workdir or checkpoint of ours
+    config.init_rules = (("(.*)", r"\1"),)  # ordered (pattern of its paths, our path or '')
+    config.init_fresh = ()  # patterns of our arrays that init_from leaves as they are
+    config.init_ema = False
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.sharding_rules = ((".*", ()),)
+    config.tokenizer = ConfigDict({"path": "", "vocab_size": 8192})
+    config.compilation_cache = True
+    config.tensorboard = True
+    config.reading = spec(Reading)
+    config.rhythm = spec(
+        Rhythm,
+        log_steps=config.get_ref("log_steps"),
+        eval_steps=config.get_ref("eval_steps"),
+        save_steps=config.get_ref("save_steps"),
+    )
+    config.goals = ConfigDict()
+    config.evaluators = ConfigDict()
+    return config
+
+
+REQUIRED = ("model", "goals", "optimizer", "preprocess", "data")
+OPTIONAL = ("eval_data", "first", "image_size", "sequence_length", "vocab_size", "eval_steps")
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Raises ConfigError where a config lacks a key that a run needs, or is no training config."""
+    for key in REQUIRED:
+        if key not in config:
+            raise ConfigError(f"the config has no {key!r}.{nearest(key, sorted(config))}")
+    if config.steps < 1:
+        raise ConfigError(f"steps={config.steps}: a run has at least 1 step.")
+    if config.keep_last < 2:
+        raise ConfigError(
+            f"keep_last={config.keep_last}: at least 2, so that a damaged checkpoint has one to "
+            "fall back on."
+        )
+    if not 0 <= config.ema < 1:
+        raise ConfigError(f"ema={config.ema}: a decay is at least 0 and below 1 (0 keeps none).")

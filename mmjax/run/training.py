@@ -1,0 +1,324 @@
+"""Config and workdir to a trained model: start or go on, train, evaluate, report."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mmjax.config import ConfigError, plain, to_json
+from mmjax.data.dataset import members_of
+from mmjax.data.device import Feed
+from mmjax.data.pipeline import BatchMaker, Reading, batches
+from mmjax.data.rows import training_rows
+from mmjax.data.tokenizers.base import Tokenizer
+from mmjax.data.tokenizers.training import train_bpe
+from mmjax.evaluation.report import write_report
+from mmjax.objectives.base import check_needs
+from mmjax.parallel import compilation, hosts
+from mmjax.parallel.mesh import check_batch, make_mesh
+from mmjax.parallel.sharding import batch_sharding
+from mmjax.run import environment
+from mmjax.run.assembly import (
+    Parts,
+    assemble,
+    check_contract,
+    data_identity,
+    needs_tokenizer,
+    open_tokenizer,
+    with_tokenizer,
+)
+from mmjax.run.evaluating import Evaluation, print_numbers
+from mmjax.run.hooks import Profile, RunHooks
+from mmjax.training import workdir as workdirs
+from mmjax.training.checkpoint import Checkpoints
+from mmjax.training.compiled import Compiled
+from mmjax.training.logging import MetricLog
+from mmjax.training.loop import Failed
+from mmjax.training.loop import train as train_loop
+from mmjax.training.progress import Pace, Progress
+from mmjax.training.signals import StopRequest
+from mmjax.training.state import State
+from mmjax.training.warm_start import warm_params
+from mmjax.training.workdir import compare_config
+from mmjax.typing import Batch
+
+__all__ = ["Failed", "Options", "Stopped", "train"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line says beside the config.
+
+    Attributes:
+      resume: go on although the config differs.
+      overwrite: start anew in a workdir that holds a run.
+      restart_data: go on although the data differs; the new data begins at its beginning.
+      profile: 'start:stop', the steps between which a trace is taken; '' takes none.
+    """
+
+    resume: bool = False
+    overwrite: bool = False
+    restart_data: bool = False
+    profile: str = ""
+
+
+class Stopped(Exception):
+    """A signal ended the run; its state is saved, the same command goes on."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped at step {step}; the same command goes on from there.")
+        self.number = number
+
+
+def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dict[str, float]:
+    """Runs a config in a workdir from where it stands to its last step.
+
+    Args:
+      config: locked, with all overrides applied.
+      workdir: made if it is not there; goes on with the run that it holds.
+      options: what the command line adds.
+
+    Returns:
+      The last evaluation's numbers.
+
+    Raises:
+      ConfigError: before any long work, in one line.
+      Failed: the run cannot go on.
+      Stopped: a signal ended the run after a save.
+    """
+    parts = assemble(config)
+    folder = pathlib.Path(workdir).absolute()
+    profile = Profile(options.profile, folder)
+    hosts.start()
+    mesh = start_mesh(config, parts)
+    if config.get("first"):  # a recipe in two stages, such as a tower that is then locked
+        train(config.first, str(folder / "first"), dataclasses.replace(options, profile=""))
+    with StopRequest() as stop, workdirs.locked(folder):
+        text = to_json(config)
+        decision = workdirs.decide(folder, text, options.resume, options.overwrite)
+        for change in decision.changes:
+            say(f"config: {change}")
+        workdirs.settle(folder, text, decision)
+        if hosts.is_main():
+            print(text, end="")
+        if config.compilation_cache and (note := compilation.use_cache()):
+            say(note)
+        parts = with_tokenizer(parts, _tokenizer(config, parts, folder))
+        numbers = _train(config, parts, mesh, folder, options, profile, stop)
+    if hosts.is_main():
+        say(f"report: {write_report(folder)}")
+    return numbers
+
+
+def say(text: str) -> None:
+    """One line on standard output, from process 0 alone."""
+    if hosts.is_main():
+        print(text, flush=True)
+
+
+def start_mesh(config: ConfigDict, parts: Parts) -> Mesh:
+    """The mesh, with every batch size checked against it before anything compiles."""
+    try:
+        mesh = make_mesh(**plain(config.mesh))
+        for stream in parts.streams.values():
+            check_batch(stream.batch_size, mesh, jax.process_count())
+        if parts.eval_data is not None:
+            check_batch(config.eval_batch_size, mesh, jax.process_count())
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return mesh
+
+
+def _tokenizer(config: ConfigDict, parts: Parts, folder: pathlib.Path) -> Tokenizer | None:
+    """The tokenizer named, the one kept in the workdir, or one that process 0 now trains."""
+    if not needs_tokenizer(parts):
+        return None
+    if config.tokenizer.path:
+        return open_tokenizer(config.tokenizer.path)
+    kept = folder / "tokenizer.json"
+    if hosts.is_main() and not kept.exists():
+        say(f"training a tokenizer of {config.tokenizer.vocab_size} tokens on the captions ...")
+        captions = (
+            caption
+            for stream in parts.streams.values()
+            for member in members_of(stream.data)
+            for caption in member.captions(most=20_000)
+        )
+        train_bpe(captions, config.tokenizer.vocab_size, str(kept))
+    hosts.barrier("tokenizer trained")
+    return open_tokenizer(kept)
+
+
+def _train(
+    config: ConfigDict,
+    parts: Parts,
+    mesh: Mesh,
+    folder: pathlib.Path,
+    options: Options,
+    profile: Profile,
+    stop: StopRequest,
+) -> dict[str, float]:
+    recipe, settings = parts.recipe, parts.settings
+    makers = stream_makers(parts)
+    check_needs(
+        {name: goal.objective for name, goal in recipe.goals.items()},
+        {word for maker in makers.values() for word in maker.global_shapes},
+    )
+    evaluation = None
+    if parts.eval_data is not None:
+        evaluation = Evaluation(parts, mesh, settings["reading"])
+    checkpoints = Checkpoints(
+        folder / "checkpoints", config.keep_last, keep_best=config.best_metric or None
+    )
+    checkpoints.clean()
+    compiled = Compiled(
+        recipe,
+        mesh,
+        {name: maker.global_shapes for name, maker in makers.items()},
+        settings["sharding_rules"],
+    )
+    identity = data_identity(config, parts)
+    state, start, offset = _begin(config, compiled, checkpoints, identity, options)
+    files = {
+        "config.json": to_json(config),
+        "environment.json": environment.describe(),
+        "preprocess.json": recipe.contract.to_json(),
+        "data.json": json.dumps({"identity": json.loads(identity), "offset": offset}),
+    }
+    tokenizer = folder / "tokenizer.json"
+    if tokenizer.exists():
+        files["tokenizer.json"] = tokenizer.read_text(encoding="utf-8")
+    if hosts.is_main():
+        for name in ("environment.json", "preprocess.json"):
+            (folder / name).write_text(files[name], encoding="utf-8")
+    if start >= config.steps:
+        say(f"the run is at step {start} of {config.steps} already; raise --config.steps to go on.")
+    reading = settings["reading"]
+    pace = Pace(start)
+    feed = _feed(makers, start - offset, config.steps - offset, reading, mesh)
+    log = MetricLog(folder, start, config.tensorboard)
+    progress = Progress(config.steps, pace)
+    hooks = RunHooks(
+        folder=folder,
+        mesh=mesh,
+        checkpoints=checkpoints,
+        files=files,
+        evaluation=evaluation and functools.partial(evaluation, workdir=folder),
+        log=log,
+        pace=pace,
+        progress=progress,
+        stop=stop,
+        rows_a_step=sum(maker.batch_size for maker in makers.values()),
+        flops_a_step=compiled.flops,
+    )
+    try:
+        state, step = train_loop(
+            state,
+            profile.wrap(compiled.step, start),
+            _timed(feed, pace),
+            start,
+            config.steps,
+            settings["rhythm"],
+            hooks,
+        )
+    finally:
+        feed.close()
+        checkpoints.wait()
+        hooks.poll(config.steps)
+        log.close()
+        progress.close()
+    if step < config.steps and stop.signal is not None:
+        raise Stopped(stop.signal, step)
+    if hooks.last_evaluation:
+        say(f"step {step}:\n{print_numbers(hooks.last_evaluation)}")
+    return hooks.last_evaluation
+
+
+def stream_makers(parts: Parts) -> dict[str, BatchMaker]:
+    """{stream: its batches}, with what they hold checked against the contract."""
+    made = {}
+    for name, stream in parts.streams.items():
+        made[name] = BatchMaker(
+            training_rows(members_of(stream.data), parts.recipe.seed, name),
+            stream.batch_size,
+            jax.process_index(),
+            jax.process_count(),
+            parts.settings["reading"].threads,
+        )
+        check_contract(parts.recipe.contract, made[name].shapes, f"stream {name!r}")
+    return made
+
+
+def _feed(
+    makers: Mapping[str, BatchMaker], start: int, stop: int, reading: Reading, mesh: Mesh
+) -> Feed:
+    def open_streams() -> Iterator[dict[str, Batch]]:
+        opened = {name: batches(maker, start, stop, reading) for name, maker in makers.items()}
+        try:
+            for _ in range(start, stop):
+                yield {name: next(iterator) for name, iterator in opened.items()}
+        finally:
+            for iterator in opened.values():
+                iterator.close()
+
+    def late(taken: int) -> str:
+        if not reading.workers:
+            return "the decoding threads are stuck."
+        return f"worker {taken % reading.workers} of {reading.workers} is stuck."
+
+    return Feed(
+        open_streams,
+        batch_sharding(mesh),
+        stall_seconds=reading.stall_seconds,
+        describe=late,
+    )
+
+
+def _timed(feed: Feed, pace: Pace) -> Iterator[dict[str, Batch]]:
+    while True:
+        with pace.waiting():
+            batch = next(feed)
+        yield batch
+
+
+def _begin(
+    config: ConfigDict,
+    compiled: Compiled,
+    checkpoints: Checkpoints,
+    identity: str,
+    options: Options,
+) -> tuple[State, int, int]:
+    """(state, step, step at which the data begins): restored, warm, or new."""
+    latest = checkpoints.latest()
+    for event in checkpoints.poll():
+        say(event.message)
+    if latest is None:
+        state = compiled.init()
+        if config.init_from:
+            warm = warm_params(
+                state.params,
+                config.init_from,
+                config.init_rules,
+                config.init_fresh,
+                config.init_ema,
+            )
+            state = compiled.with_params(state, warm)
+        return state, 0, 0
+    saved = json.loads(checkpoints.restore_files(latest)["data.json"])
+    offset = saved["offset"]
+    if saved["identity"] != json.loads(identity):
+        changed = "; ".join(compare_config(json.dumps(saved["identity"]), identity))
+        if not options.restart_data:
+            raise ConfigError(
+                f"the data differs from what step {latest} was trained on ({changed}). Give "
+                "--restart-data to begin the new data at its beginning, or put the old back."
+            )
+        offset = latest
+    state = checkpoints.restore(latest, compiled.state)
+    say(f"going on from step {latest}.")
+    return state, latest, offset

@@ -1,0 +1,84 @@
+"""The step and its start, compiled for a mesh."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mmjax.parallel.sharding import activations, batch_sharding, replicated, shardings
+from mmjax.paths import Rules
+from mmjax.training.flops import step_flops
+from mmjax.training.state import State
+from mmjax.training.step import Recipe, init_state, train_step
+from mmjax.typing import Batch, PyTree
+
+Shapes = Mapping[str, tuple[tuple[int, ...], Any]]
+
+
+class Compiled:
+    """A recipe on a mesh: shapes and places of the state, its start, and the donated step.
+
+    Args:
+      recipe: what is trained.
+      mesh: of the run.
+      streams: {stream: {word: (global shape, dtype)}}.
+      rules: how the state lies on the mesh.
+    """
+
+    def __init__(self, recipe: Recipe, mesh: Mesh, streams: Mapping[str, Shapes], rules: Rules):
+        self.recipe, self.mesh = recipe, mesh
+        rows = batch_sharding(mesh)
+        self.batches = {
+            name: {
+                word: jax.ShapeDtypeStruct(shape, kind, sharding=rows)
+                for word, (shape, kind) in words.items()
+            }
+            for name, words in streams.items()
+        }
+        shape = jax.eval_shape(self._init)
+        self.shardings = shardings(shape, mesh, rules)
+        self.state = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            shape,
+            self.shardings,
+        )
+        self.stop = jax.ShapeDtypeStruct((mesh.size,), jnp.int32)
+        self.step = jax.jit(
+            self._step, donate_argnums=0, out_shardings=(self.shardings, replicated(mesh))
+        )
+
+    def init(self) -> State:
+        """The state before the first step."""
+        return jax.jit(self._init, out_shardings=self.shardings)()
+
+    def with_params(self, state: State, params: PyTree) -> State:
+        """The state with other parameters, and the moving average begun from them."""
+        params = jax.device_put(params, self.shardings.params)
+        ema = state.ema
+        if self.recipe.ema:
+            trainable, _ = self.recipe.optimizer.split(params)
+            ema = jax.tree.map(jnp.copy, trainable)
+        return dataclasses.replace(state, params=params, ema=ema)
+
+    @functools.cached_property
+    def flops(self) -> float:
+        """Operations of one step, counted from shapes."""
+        return step_flops(self._step, self.state, self.batches, self.stop)
+
+    def _init(self) -> State:
+        zeros = {
+            name: {word: jnp.zeros(leaf.shape, leaf.dtype) for word, leaf in words.items()}
+            for name, words in self.batches.items()
+        }
+        with activations(self.mesh):
+            return init_state(self.recipe, zeros)
+
+    def _step(
+        self, state: State, batches: Mapping[str, Batch], stop: Any
+    ) -> tuple[State, dict[str, Any]]:
+        with activations(self.mesh):
+            return train_step(self.recipe, state, batches, stop)

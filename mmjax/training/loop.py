@@ -1,0 +1,140 @@
+"""The training loop: take a step, look at the one before, evaluate and save when due."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from mmjax.data.sources.base import CAUSES
+from mmjax.training.state import State, samples_seen
+
+
+@dataclasses.dataclass(frozen=True)
+class Rhythm:
+    """When things are due, in steps, and what a run puts up with.
+
+    Attributes:
+      log_steps: between two lines of metrics.
+      eval_steps: between two evaluations; 0 evaluates at the end alone.
+      save_steps: between two checkpoints; the end is always saved.
+      max_bad_fraction: share of unusable samples above which the run stops.
+      bad_after_samples: samples before that share is judged.
+      max_skipped: updates skipped in a row (loss or gradient not finite) that stop the run.
+    """
+
+    log_steps: int = 10
+    eval_steps: int = 0
+    save_steps: int = 1000
+    max_bad_fraction: float = 0.05
+    bad_after_samples: int = 1000
+    max_skipped: int = 10
+
+    def __post_init__(self) -> None:
+        if min(self.log_steps, self.save_steps, self.max_skipped) < 1 or self.eval_steps < 0:
+            raise ValueError(
+                f"log_steps={self.log_steps}, save_steps={self.save_steps}, max_skipped="
+                f"{self.max_skipped} are 1 or more; eval_steps={self.eval_steps} is 0 or more."
+            )
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction={self.max_bad_fraction} lies between 0 and 1.")
+
+
+class Failed(RuntimeError):
+    """The run cannot go on; the message says why and what to do."""
+
+
+class Hooks(Protocol):
+    """What the loop calls outside the step; all processes call the same at the same steps."""
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Writes one line of metrics, a step late."""
+
+    def evaluate(self, step: int, state: State) -> dict[str, float]:
+        """Scores the state on held-out data."""
+
+    def save(self, step: int, state: State, metrics: dict[str, float] | None) -> None:
+        """Starts a checkpoint."""
+
+    def poll(self, step: int) -> None:
+        """Looks after saves in the background."""
+
+    def stop_word(self) -> Any:
+        """Device array, above zero where this process was asked to stop."""
+
+
+def train(
+    state: State,
+    take_step: Callable[..., tuple[State, dict[str, Any]]],
+    batches: Iterator[Any],
+    start: int,
+    steps: int,
+    rhythm: Rhythm,
+    hooks: Hooks,
+) -> tuple[State, int]:
+    """Trains from step `start` to `steps`, or until a process is asked to stop.
+
+    Metrics are read one step late, so the device never waits for the host. All decisions are
+    taken from them, and they are the same on all processes.
+
+    Returns:
+      The last state and its step.
+
+    Raises:
+      Failed: too many unusable samples, or too many skipped updates in a row.
+    """
+    pending: tuple[int, dict[str, Any]] | None = None
+    step, saved, metrics = start, start, None
+    while step < steps:
+        state, latest = take_step(state, next(batches), hooks.stop_word())
+        step += 1
+        stopping = pending is not None and _examine(*pending, rhythm, hooks)
+        pending = (step, latest)
+        metrics = None
+        if not stopping and rhythm.eval_steps and step % rhythm.eval_steps == 0 and step < steps:
+            metrics = hooks.evaluate(step, state)
+        if stopping:
+            break
+        if step % rhythm.save_steps == 0 and step < steps:
+            hooks.save(step, state, metrics)
+            saved = step
+        hooks.poll(step)
+    if pending is not None:
+        _examine(*pending, rhythm, hooks)
+    if step == steps and step > start:
+        metrics = hooks.evaluate(step, state)
+    if step > saved:
+        hooks.save(step, state, metrics)
+    return state, step
+
+
+def _examine(step: int, metrics: dict[str, Any], rhythm: Rhythm, hooks: Hooks) -> bool:
+    """Logs a finished step and says whether some process was asked to stop."""
+    due = step % rhythm.log_steps == 0 or step == 1
+    watched = {k: v for k, v in metrics.items() if k.startswith("counters/") or k == "stop"}
+    values = jax.device_get(metrics if due else watched)
+    if due:
+        hooks.log(step, values)
+    seen = samples_seen(values["counters/samples"])
+    bad = np.asarray(values["counters/bad_samples"])
+    if seen >= rhythm.bad_after_samples and bad.sum() > rhythm.max_bad_fraction * seen:
+        raise Failed(bad_sample_table(bad, seen, rhythm.max_bad_fraction))
+    if values["counters/skipped_in_a_row"] >= rhythm.max_skipped:
+        raise Failed(
+            f"step {step}: loss or gradient was not finite {rhythm.max_skipped} times in a row; no "
+            "update was made of them, and the checkpoints hold the last good ones. Lower the rate, "
+            "or look at the data of these steps."
+        )
+    return bool(values["stop"] > 0)
+
+
+def bad_sample_table(bad: Any, seen: int, limit: float) -> str:
+    """The counts by cause, as the run's last words."""
+    total = int(np.sum(bad))
+    lines = [f"  {cause:<10} {int(number):>9,}" for cause, number in zip(CAUSES, bad) if number]
+    return (
+        f"{total:,} of {seen:,} samples could not be used ({total / max(seen, 1):.1%}, limit "
+        f"{limit:.1%}):\n" + "\n".join(lines) + "\nMend the data, or raise "
+        "--config.rhythm.max_bad_fraction."
+    )

@@ -1,0 +1,226 @@
+"""The training step: one compiled function from (state, batches) to (state, metrics)."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mmjax import preprocess
+from mmjax.objectives.base import Forward, Objective
+from mmjax.training.optimizer import AdamW, ema_decay, ema_update, merge, position
+from mmjax.training.state import State, add_samples, new_counters
+from mmjax.typing import Batch, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """One objective in the weighted sum that is trained.
+
+    Attributes:
+      objective: what is scored.
+      weight: its factor, or a schedule of the step.
+      stream: which stream of batches it reads.
+    """
+
+    objective: Objective
+    weight: float | Callable[..., Any] = 1.0
+    stream: str = "main"
+
+    def __post_init__(self) -> None:
+        if not callable(self.weight) and not 0 <= self.weight < float("inf"):
+            raise ValueError(f"weight={self.weight}: an objective's weight is finite, 0 or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that the step is made of; everything here is fixed when it compiles.
+
+    Attributes:
+      model: has `init` and `apply` as a flax module does.
+      goals: {name: Goal}.
+      optimizer: rules and update.
+      contract: preprocessing of the pictures.
+      seed: of everything random.
+      ema: decay of the moving average of the parameters; 0 keeps none.
+    """
+
+    model: Any
+    goals: Mapping[str, Goal]
+    optimizer: AdamW
+    contract: preprocess.Contract
+    seed: int
+    ema: float = 0.0
+
+
+def apply_model(model: Any) -> Callable[..., tuple[Any, PyTree]]:
+    """How `Forward` runs the model: (output, running statistics after the call)."""
+
+    def apply(
+        method: str, variables: PyTree, inputs: Mapping[str, Any], train: bool, rngs: PyTree
+    ) -> tuple[Any, PyTree]:
+        takes = inspect.signature(getattr(type(model), method)).parameters
+        how = {"train": train} if "train" in takes else {}
+        if not (train and "batch_stats" in variables):
+            return model.apply(variables, **inputs, **how, method=method, rngs=rngs), {}
+        output, after = model.apply(
+            variables, **inputs, **how, method=method, rngs=rngs, mutable=["batch_stats"]
+        )
+        return output, after["batch_stats"]
+
+    return apply
+
+
+def split_params(params: PyTree) -> tuple[PyTree, PyTree]:
+    """(the model's parameters, {objective's name: its own})."""
+    return {k: v for k, v in params.items() if k != "objectives"}, params.get("objectives", {})
+
+
+def init_state(recipe: Recipe, batches: Mapping[str, Batch]) -> State:
+    """The state before the first step; run it under jit with the state's shardings.
+
+    Args:
+      recipe: what is trained.
+      batches: {stream: Batch} of arrays of the right shapes; values do not matter.
+    """
+    key = jax.random.key(recipe.seed)
+    first = {word: value[:1] for word, value in next(iter(batches.values())).items()}
+    first = preprocess.preprocess(first, recipe.contract)
+    takes = inspect.signature(type(recipe.model).__call__).parameters
+    inputs = {word: value for word, value in first.items() if word in takes}
+    variables = recipe.model.init(jax.random.fold_in(key, 0), **inputs)
+    params = dict(variables["params"])
+    owned, memory = {}, {}
+    for number, (name, goal) in enumerate(recipe.goals.items()):
+        batch = batches[goal.stream]
+        own = goal.objective.init_params(jax.random.fold_in(key, 1 + number), batch)
+        if own:
+            owned[name] = own
+        memory[name] = goal.objective.init_state(batch)
+    if owned:
+        params["objectives"] = owned
+    trainable, _ = recipe.optimizer.split(params)
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=recipe.optimizer.transform(params).init(trainable),
+        ema=jax.tree.map(jnp.copy, trainable) if recipe.ema else {},
+        batch_stats=variables.get("batch_stats", {}),
+        objectives=memory,
+        counters=new_counters(),
+    )
+
+
+def score(
+    recipe: Recipe,
+    params: PyTree,
+    statistics: PyTree,
+    memory: PyTree,
+    batches: Mapping[str, Batch],
+    key: Any,
+    train: bool,
+) -> tuple[dict[str, Any], PyTree]:
+    """({goal's name: Loss}, running statistics after it) of one step's batches."""
+    model_params, owned = split_params(params)
+    forward = Forward(apply_model(recipe.model), model_params, statistics, train, key)
+    losses = {
+        name: goal.objective(
+            forward.owning(owned.get(name, {})), batches[goal.stream], memory[name]
+        )
+        for name, goal in recipe.goals.items()
+    }
+    return losses, forward.statistics
+
+
+def train_step(
+    recipe: Recipe, state: State, batches: Mapping[str, Batch], stop: Any
+) -> tuple[State, dict[str, Any]]:
+    """One update, or none where loss or gradient is not finite.
+
+    Args:
+      recipe: what is trained.
+      state: donated.
+      batches: {stream: Batch} of global arrays.
+      stop: int32 array, above zero where a process was asked to stop; its sum comes back among
+        the metrics, so that all processes learn of it at the same step.
+
+    Returns:
+      The next state; metrics as device scalars, to be read a step later.
+    """
+    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+    ready = {n: preprocess.preprocess(batch, recipe.contract) for n, batch in batches.items()}
+    trainable, frozen = recipe.optimizer.split(state.params)
+
+    def total_loss(trainable: PyTree) -> tuple[Any, Any]:
+        params = merge(trainable, jax.lax.stop_gradient(frozen))
+        losses, statistics = score(
+            recipe, params, state.batch_stats, state.objectives, ready, key, train=True
+        )
+        total = jnp.zeros((), jnp.float32)
+        for name, goal in recipe.goals.items():
+            weight = goal.weight(state.step) if callable(goal.weight) else goal.weight
+            total += weight * losses[name].mean()
+        return total, (losses, statistics)
+
+    (loss, (losses, statistics)), grads = jax.value_and_grad(total_loss, has_aux=True)(trainable)
+    grad_norm = optax.global_norm(grads)
+    good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    count = position(state.opt_state)
+    transform = recipe.optimizer.transform(state.params)
+    updates, opt_state = transform.update(grads, state.opt_state, trainable)
+    updated = recipe.optimizer.clamp(optax.apply_updates(trainable, updates))
+    ema = ema_update(state.ema, updated, ema_decay(recipe.ema, count)) if recipe.ema else {}
+    memory = {name: loss.state for name, loss in losses.items()}
+
+    def keep(new: PyTree, old: PyTree) -> PyTree:
+        return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+
+    params = merge(keep(updated, trainable), frozen)
+    rows = sum(batch["valid"].size for batch in batches.values())
+    bad = sum(batch["bad_samples"].sum(axis=0) for batch in batches.values())
+    counters = {
+        "samples": add_samples(state.counters["samples"], rows),
+        "bad_samples": state.counters["bad_samples"] + bad,
+        "skipped": state.counters["skipped"] + ~good,
+        "skipped_in_a_row": jnp.where(good, 0, state.counters["skipped_in_a_row"] + 1),
+    }
+    metrics = {
+        "loss": loss,
+        "rate": recipe.optimizer.learning_rate(count),
+        **{f"loss/{name}": one.mean() for name, one in losses.items()},
+        **{
+            f"{name}/{metric}": total / jnp.maximum(number, 1e-9)
+            for name, one in losses.items()
+            for metric, (total, number) in one.metrics.items()
+        },
+        **_norms("grad_norm", grads, grad_norm),
+        **_norms("update_norm", updates, optax.global_norm(updates)),
+        **{f"counters/{name}": value for name, value in counters.items()},
+        "stop": stop.sum(),
+    }
+    if "log_scale" in params:
+        metrics["scale"] = jnp.exp(params["log_scale"])
+    if "bias" in params:
+        metrics["bias"] = params["bias"]
+    state = State(
+        step=state.step + 1,
+        params=params,
+        opt_state=keep(opt_state, state.opt_state),
+        ema=keep(ema, state.ema),
+        batch_stats=keep(statistics, state.batch_stats),
+        objectives=keep(memory, state.objectives),
+        counters=counters,
+    )
+    return state, metrics
+
+
+def _norms(name: str, tree: Mapping[str, Any], whole: Any) -> dict[str, Any]:
+    """The norm of all arrays together, and of each tower's."""
+    towers = {part: leaf for part, leaf in tree.items() if isinstance(leaf, Mapping)}
+    return {
+        name: whole,
+        **{f"{name}/{part}": optax.global_norm(leaf) for part, leaf in towers.items()},
+    }

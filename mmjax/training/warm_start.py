@@ -1,0 +1,110 @@
+"""A new run that begins with another one's parameters, by ordered rename and skip rules."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from mmjax import paths
+from mmjax.models.layers.positions import resize
+from mmjax.training.checkpoint import restore_params
+from mmjax.typing import PyTree
+
+
+def warm_params(
+    params: PyTree,
+    source: str,
+    rules: Sequence[tuple[str, str]],
+    fresh: Sequence[str] = (),
+    ema: bool = False,
+) -> PyTree:
+    """`params` with the values of another run's parameters; optimizer and step start anew.
+
+    Nothing is left over silently: each array of the source is renamed or skipped by the first rule
+    that matches it, and each array of ours gets a value or is named in `fresh`.
+
+    Args:
+      params: the new run's parameters as initialised, or their shapes.
+      source: a workdir of ours, its checkpoints or one checkpoint.
+      rules: ordered (pattern of a source path, our path with groups as in `re.sub`, or '' to skip).
+      fresh: patterns of our arrays that keep their initialisation.
+      ema: take the source's moving average instead of its raw parameters.
+
+    Returns:
+      A tree like `params`, of numpy arrays where values came from the source.
+
+    Raises:
+      ValueError: arrays left over on either side, or a shape that cannot be made fit.
+    """
+    given = paths.flatten(restore_params(source, "ema" if ema else "params"))
+    ours = paths.flatten(params)
+    made: dict[str, Any] = {}
+    lost = []
+    for path, value in given.items():
+        target = _target(rules, path)
+        if target is None or (target and target not in ours):
+            lost.append(f"{path} -> {target}" if target else path)
+        elif target:
+            made[target] = fit(target, np.asarray(value), tuple(ours[target].shape))
+    if lost:
+        raise ValueError(
+            f"init_from={source}: no place for {len(lost)} of {len(given)} arrays: {_some(lost)}. "
+            "Rename them in init_rules, or skip them with ('pattern', '')."
+        )
+    empty = [
+        path
+        for path in ours
+        if path not in made and not any(re.fullmatch(pattern, path) for pattern in fresh)
+    ]
+    if empty:
+        raise ValueError(
+            f"init_from={source}: nothing for {len(empty)} of our {len(ours)} arrays: "
+            f"{_some(empty)}. Rename others to them in init_rules, or name them in init_fresh."
+        )
+    return paths.unflatten({path: made.get(path, value) for path, value in ours.items()})
+
+
+def fit(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A source array in our shape; tables of positions are resized, anything else must match.
+
+    Raises:
+      ValueError: shapes differ and it is no table of positions of the same width.
+    """
+    if value.shape == shape:
+        return value
+    is_table = path.endswith("position_embedding") and len(shape) == 2
+    if not is_table or value.shape[1:] != shape[1:]:
+        raise ValueError(f"init_from: {path} is {value.shape} there and {shape} here.")
+    if path.startswith("text"):
+        return _resize_length(value, shape[0])
+    extra = 0 if _is_square(value.shape[0]) and _is_square(shape[0]) else 1
+    return np.asarray(resize(jnp.asarray(value), shape[0] - extra, extra))
+
+
+def _resize_length(table: np.ndarray, length: int) -> np.ndarray:
+    """Positions of a text: a shorter one keeps the first, a longer one is stretched linearly."""
+    if length <= len(table):
+        return table[:length]
+    at = np.linspace(0, len(table) - 1, length)
+    below = np.floor(at).astype(int)
+    above = np.minimum(below + 1, len(table) - 1)
+    share = (at - below)[:, None].astype(table.dtype)
+    return table[below] * (1 - share) + table[above] * share
+
+
+def _is_square(number: int) -> bool:
+    return round(number**0.5) ** 2 == number
+
+
+def _target(rules: Sequence[tuple[str, str]], path: str) -> str | None:
+    for pattern, target in rules:
+        found = re.fullmatch(pattern, path)
+        if found:
+            return found.expand(target) if target else ""
+    return None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
