@@ -30,19 +30,19 @@ def _affine(
 
 
 def _shear_x(picture: Image.Image, amount: float, fill: Colour) -> Image.Image:
-    return _affine(picture, (1, -amount, amount * picture.height / 2, 0, 1, 0), fill)
+    return _affine(picture, (1.0, -amount, amount * picture.height / 2, 0.0, 1.0, 0.0), fill)
 
 
 def _shear_y(picture: Image.Image, amount: float, fill: Colour) -> Image.Image:
-    return _affine(picture, (1, 0, 0, -amount, 1, amount * picture.width / 2), fill)
+    return _affine(picture, (1.0, 0.0, 0.0, -amount, 1.0, amount * picture.width / 2), fill)
 
 
 def _translate_x(picture: Image.Image, amount: float, fill: Colour) -> Image.Image:
-    return _affine(picture, (1, 0, -round(amount * picture.width), 0, 1, 0), fill)
+    return _affine(picture, (1.0, 0.0, -float(round(amount * picture.width)), 0.0, 1.0, 0.0), fill)
 
 
 def _translate_y(picture: Image.Image, amount: float, fill: Colour) -> Image.Image:
-    return _affine(picture, (1, 0, 0, 0, 1, -round(amount * picture.height)), fill)
+    return _affine(picture, (1.0, 0.0, 0.0, 0.0, 1.0, -float(round(amount * picture.height))), fill)
 
 
 def _rotate(picture: Image.Image, amount: float, fill: Colour) -> Image.Image:
