@@ -33,6 +33,8 @@ class BadSample(Exception):
             raise ValueError(
                 f"No cause {cause!r} for a bad sample; use one of {', '.join(CAUSES)}."
             )
+        # File names and captions may hold what no terminal or log takes.
+        message = message.encode("utf-8", "backslashreplace").decode("utf-8")
         # Both go to Exception so that worker processes can pickle it.
         super().__init__(cause, message)
         self.cause = cause

@@ -11,7 +11,8 @@ __all__ = ["expand"]
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_MOST_FILES = 1_000_000
+_NESTED = re.compile(r"\{[^}]*\{")
+_MOST_FILES = 100_000
 
 
 def expand(path: str | tuple[str, ...], leave_out: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -33,11 +34,13 @@ def expand(path: str | tuple[str, ...], leave_out: tuple[str, ...] = ()) -> tupl
     missing: list[str] = []
     for pattern in patterns:
         refuse_address(pattern)
-        for name in itertools.islice(_braces(pattern), _MOST_FILES + 1):
+        names = list(itertools.islice(_braces(pattern), _MOST_FILES + 1))
+        if len(found) + len(missing) + len(names) > _MOST_FILES:
+            raise ValueError(f"{pattern!r} names more than {_MOST_FILES:,} files.")
+        for name in map(os.path.expanduser, names):
             refuse_address(name)
-            name = os.path.expanduser(name)
             files = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
-            files = [file for file in files if not file.endswith(leave_out or ("\0",))]
+            files = [file for file in files if not leave_out or not file.endswith(leave_out)]
             if not files:
                 missing.append(name)
             for file in files:
@@ -47,8 +50,6 @@ def expand(path: str | tuple[str, ...], leave_out: tuple[str, ...] = ()) -> tupl
                         "it more often give it a weight in a mixture."
                     )
                 found[file] = pattern
-            if len(found) + len(missing) > _MOST_FILES:
-                raise ValueError(f"{pattern!r} names more than {_MOST_FILES:,} files.")
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise FileNotFoundError(
@@ -72,7 +73,9 @@ def refuse_address(name: str) -> None:
 
 
 def _braces(pattern: str) -> Iterator[str]:
-    """Every name that a pattern's braces stand for, leftmost innermost pair first."""
+    """Every name that a pattern's braces stand for, the last pair running fastest."""
+    if _NESTED.search(pattern):
+        raise ValueError(f"{pattern!r}: braces inside braces; give several patterns instead.")
     pair = _BRACES.search(pattern)
     if pair is None:
         yield pattern
