@@ -16,7 +16,7 @@ from mmjax.evaluation.report_html import page, section, text
 from mmjax.evaluation.report_read import Run, read_run
 
 DRAWN = {"retrieval": report_pictures.retrieval, "zero_shot": report_pictures.zero_shot}
-DAMAGED = (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError)
+DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
 def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -43,6 +43,7 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def _body(run: Run) -> str:
+    header = _guarded(run, "the header", lambda: _header(run))
     parts = [
         _guarded(run, "the headline", lambda: report_numbers.headline(run)),
         _guarded(run, "the table", lambda: report_numbers.numbers(run)),
@@ -59,7 +60,7 @@ def _body(run: Run) -> str:
     ]
     made = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     return (
-        f"{_header(run)}{_notes(run.notes)}{''.join(parts)}"
+        f"{header}{_notes(run.notes)}{''.join(parts)}"
         f"<footer>Made by mmjax from the files of this run, {text(made)}.</footer>"
     )
 

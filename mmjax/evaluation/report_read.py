@@ -5,7 +5,6 @@ Nothing here raises on a missing, torn or damaged file; it leaves a note for the
 
 import dataclasses
 import json
-import math
 import pathlib
 from typing import Any
 
@@ -60,7 +59,7 @@ def read_run(workdir: pathlib.Path) -> Run:
 
 def number(value: Any) -> bool:
     """Whether a JSON value is a number that can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _object(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
@@ -94,8 +93,8 @@ def _metrics(
                 try:
                     row = json.loads(line)
                     step, kind = row["step"], row["kind"]
-                    if not number(step):
-                        raise ValueError("step is no number")
+                    if not number(step) or not isinstance(kind, str):
+                        raise ValueError("step is a number and kind a word")
                 except (ValueError, KeyError, TypeError, RecursionError):
                     torn = not line.endswith("\n")
                     damaged.append(count)
@@ -141,7 +140,7 @@ def _artifacts(folder: pathlib.Path, notes: list[str]) -> dict[str, dict[str, An
     """The newest artifact of each evaluator; that of the moving average wins over the raw one."""
     newest: dict[str, dict[str, Any]] = {}
     try:
-        steps = [entry for entry in folder.iterdir() if entry.is_dir() and entry.name.isdigit()]
+        steps = [entry for entry in folder.iterdir() if entry.is_dir() and entry.name.isdecimal()]
     except OSError:
         steps = []
     for step in sorted(steps, key=lambda entry: int(entry.name)):

@@ -14,8 +14,8 @@ MOST_POINTS = 200
 MOST_DOTS = 40
 HEAD = 16
 
-Merged = list[tuple[float, float, float, float]]  # (step, mean, lowest, highest)
-Place = Callable[[float, float], str]  # (step, value) -> "x,y"
+Merged = list[tuple[int, float, float, float]]  # (step, mean, lowest, highest)
+Place = Callable[[int, float], str]  # (step, value) -> "x,y"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def chart(title: str, lines: list[Line], rate_name: str = "") -> str:
     )
     bottom, top = ticks[0], ticks[-1]
 
-    def place(step: float, value: float) -> str:
+    def place(step: int, value: float) -> str:
         across = (step - first) / (last - first) if last > first else 0.5
         up = (value - bottom) / (top - bottom)
         x = LEFT + across * (WIDTH - LEFT - RIGHT)
@@ -116,7 +116,7 @@ def _dots(points: Merged, colour: int, place: Place, label: str, rate_name: str)
         x, y = place(step, mean).split(",")
         dots += (
             f'<circle cx="{x}" cy="{y}" r="2.4" fill="var(--s{colour})"><title>{text(label)} '
-            f"{shown(mean, rate_name)} at step {shown(step)}</title></circle>"
+            f"{shown(mean, rate_name)} at step {step:,}</title></circle>"
         )
     return dots
 
