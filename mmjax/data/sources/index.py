@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Bool, Int, Integer
 
 from mmjax.data.sources import tar
 from mmjax.data.sources.index_file import StaleIndex, TarIndex, open_index, write_index
@@ -245,6 +245,6 @@ def _group(
     return order, np.append(np.flatnonzero(_changes(leader[order])), len(keys))
 
 
-def _changes(values: Integer[np.ndarray, " members"]) -> np.ndarray:
+def _changes(values: Integer[np.ndarray, " members"]) -> Bool[np.ndarray, " members"]:
     """True where a value differs from the one before it, and at the first."""
     return np.concatenate([[True], values[1:] != values[:-1]])

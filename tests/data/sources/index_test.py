@@ -116,8 +116,8 @@ def test_beside_a_read_only_shard_nothing_is_written_and_the_cache_keeps_the_ind
     assert pathlib.Path(path).parent == cache / "index"
     assert index.load_index(shard).path == path
     assert os.listdir(folder) == ["a.tar"]
-    cache.joinpath("index").chmod(0o555)
     os.remove(path)
+    cache.joinpath("index").chmod(0o555)
     with pytest.raises(OSError, match="Set MMJAX_CACHE"):
         index.load_index(shard)
     cache.joinpath("index").chmod(0o755)
