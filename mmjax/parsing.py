@@ -17,8 +17,8 @@ def parse_value(text: str, current: Any, kind: type) -> Any:
     Raises:
       ValueError: the text is no value of that type.
     """
-    if current is None and text.lower() == "none":
-        return None
+    if text.lower() == "none" and (current is None or kind in (int, float)):
+        return None  # whether None will do is for the target to say
     if kind is bool:
         if text.lower() not in _BOOLEANS:
             raise ValueError(f"{text!r} is no bool; write true or false.")

@@ -3,7 +3,15 @@
 from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, nearest, spec
+from mmjax.data.dataset import Dataset
+from mmjax.data.datasets.scenes import Scenes
+from mmjax.data.fields import Fields
 from mmjax.data.pipeline import Reading
+from mmjax.data.transforms.captions import PickCaption
+from mmjax.data.transforms.image import RandomResizedCrop
+from mmjax.data.transforms.resize import Resize
+from mmjax.data.transforms.text import Tokenize
+from mmjax.preprocess import Contract
 from mmjax.training.loop import Rhythm
 
 
@@ -72,3 +80,47 @@ def check_keys(config: ConfigDict) -> None:
         )
     if not 0 <= config.ema < 1:
         raise ConfigError(f"ema={config.ema}: a decay is at least 0 and below 1 (0 keeps none).")
+
+
+def image_text_data(
+    config: ConfigDict,
+    made_up: bool = False,
+    form: str = "squash",
+    scale: tuple[float, float] = (0.9, 1.0),
+    cleaning: str = "none",
+    bos: bool = True,
+) -> None:
+    """Adds pictures with captions to train and evaluate on: data, eval_data and preprocess.
+
+    Args:
+      config: has image_size and sequence_length; data.path and eval_data.path are left to give.
+      made_up: draw scenes instead, for a smoke run without files.
+      form: how evaluation brings a picture to size, see `Resize`.
+      scale: part of the picture's area that training cuts out.
+      cleaning: of captions, see `clean_text`.
+      bos: whether texts begin with a start token, as CLIP's do and SigLIP's do not.
+    """
+    size, length = config.get_ref("image_size"), config.get_ref("sequence_length")
+    words = {"length": length, "bos": bos, "eos": True, "cleaning": cleaning}
+    tokenize = spec(Tokenize, partial=("tokenizer",), **words)
+    fields = {"image_from": "image"} if made_up else {}
+    config.preprocess = spec(
+        Contract,
+        image_size=size,
+        resize=form,
+        sequence_length=length,
+        text_cleaning=cleaning,
+        bos=bos,
+    )
+    config.data = spec(
+        Dataset,
+        source=spec(Scenes, image_size=size) if made_up else None,
+        fields=spec(Fields, **fields),
+        transforms=(spec(PickCaption), spec(RandomResizedCrop, size=size, scale=scale), tokenize),
+    )
+    config.eval_data = spec(
+        Dataset,
+        source=spec(Scenes, split="held_out", num_scenes=16, image_size=size) if made_up else None,
+        fields=spec(Fields, **fields),
+        transforms=(spec(PickCaption, first=True), spec(Resize, size=size, form=form), tokenize),
+    )

@@ -1,0 +1,201 @@
+"""Configs: every trap of ml_collections that the house knows, and every error a person can make."""
+
+import dataclasses
+import json
+import re
+import sys
+
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from mmjax import config as configs
+from mmjax.config import ConfigError, build, from_json, lock, override, spec, to_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    size: int
+    rate: float = 0.5
+    name: str = "a"
+    limit: int | None = None
+    shape: tuple[int, ...] = (1, 2)
+    flag: bool = False
+    hook: object = None
+
+
+def combine(first: int, second: int = 2) -> int:
+    return first * 10 + second
+
+
+def make() -> ConfigDict:
+    config = ConfigDict()
+    config.steps = 100
+    config.size = 8
+    config.part = spec(Part, size=config.get_ref("size"))
+    config.parts = (spec(Part, size=config.get_ref("size") * 2), spec(Part, size=3))
+    config.half = spec(combine, first=config.get_ref("steps") // 2)
+    return lock(config)
+
+
+def test_spec_names_the_nearest_argument():
+    with pytest.raises(ConfigError, match=r"Part takes no 'siez'. Did you mean 'size'\?"):
+        spec(Part, siez=3)
+
+
+def test_spec_says_which_argument_is_missing():
+    with pytest.raises(ConfigError, match="Part needs 'size'"):
+        spec(Part)
+
+
+def test_plain_defaults_are_filled_in_and_others_left_to_the_target():
+    made = spec(Part, size=1)
+    assert made.rate == 0.5
+    assert made.shape == (1, 2)
+    assert "hook" not in made
+
+
+def test_a_field_that_is_none_can_be_overridden():
+    config = make()
+    assert config.part.limit is None
+    override(config, "part.limit", "7")
+    assert build(config.part).limit == 7
+    override(config, "part.limit", "none")
+    assert build(config.part).limit is None
+
+
+def test_the_shortest_public_path_is_stored():
+    assert spec(optax.adamw, learning_rate=0.1).target == "optax:adamw"
+
+
+@pytest.mark.parametrize("target", [lambda x: x, Part(1), "os:system", len])
+def test_targets_are_top_level_classes_and_functions(target):
+    with pytest.raises(ConfigError, match="top of a module"):
+        spec(target)
+
+
+def test_a_partial_waits_for_the_arguments_it_names():
+    made = build(spec(combine, partial=("first",), second=4))
+    assert made(first=3) == 34
+    with pytest.raises(ConfigError, match="takes no 'third'"):
+        spec(combine, partial=("third",))
+
+
+def test_references_follow_an_override_also_inside_tuples():
+    config = make()
+    override(config, "size", "16")
+    override(config, "steps", "3e2")
+    made = build(config)
+    assert made["part"].size == 16
+    assert [part.size for part in made["parts"]] == [32, 3]
+    assert made["half"] == 1502
+
+
+def test_an_override_reaches_into_a_member_of_a_tuple():
+    config = make()
+    override(config, "parts[1].size", "256")
+    assert build(config.parts)[1].size == 256
+
+
+def test_a_plain_sequence_is_replaced_as_a_whole():
+    config = make()
+    override(config, "part.shape", "(4, 5, 6)")
+    assert build(config.part).shape == (4, 5, 6)
+    with pytest.raises(ConfigError, match="replaced as a whole"):
+        override(config, "part.shape[0]", "3")
+
+
+def test_lock_reaches_specs_inside_tuples():
+    config = make()
+    for locked in (config, config.part, config.parts[0]):
+        with pytest.raises(AttributeError, match="locked"):
+            locked.new_key = 3
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("stesp", "3", "no key 'stesp' in config. Did you mean 'steps'?"),
+        ("part.siez", "3", "no key 'siez' in part. Did you mean 'size'?"),
+        ("steps", "3.5", "'3.5' is no whole number"),
+        ("steps", "many", "'many' is no whole number"),
+        ("part.rate", "fast", "'fast' is no number"),
+        ("part.flag", "maybe", "'maybe' is no bool"),
+        ("part.shape", "(1,", "is no tuple like (1, 2)"),
+        ("parts[7].size", "3", "'parts' has 2 members, 0 to 1"),
+        ("parts", "3", "member by member"),
+        ("part", "3", "that is a group"),
+        ("part.target", "os:system", "another target is another config"),
+        ("part.size.x", "3", "'size' has no fields"),
+        ("part..size", "3", "a path reads like"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_says_what_is_allowed(path, text, message):
+    with pytest.raises(ConfigError, match=re.escape(message)) as raised:
+        override(make(), path, text)
+    assert "\n" not in str(raised.value)
+    assert f"--config.{path}={text}" in str(raised.value)
+
+
+def test_json_and_back_is_the_same_config():
+    config = make()
+    text = to_json(config)
+    back = from_json(text)
+    assert to_json(back) == text
+    assert isinstance(back.parts, tuple)
+    assert build(back)["part"] == build(config)["part"]
+    assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os:system", "subprocess:run", "builtins:eval", "mmjax.config:importlib", "mmjax.run:os"],
+)
+def test_a_saved_config_cannot_name_what_is_not_trusted(target):
+    with pytest.raises(ConfigError, match=r"refused|does not exist"):
+        build(from_json(json.dumps({"target": target, "command": "true"})))
+
+
+def test_a_saved_config_cannot_reach_a_foreign_module_through_ours():
+    with pytest.raises(ConfigError, match="refused"):
+        build(from_json(json.dumps({"target": "mmjax.config:functools"})))
+
+
+def test_a_callers_own_package_is_allowed_by_name():
+    saved = from_json(json.dumps({"target": "fractions:Fraction", "numerator": 3}))
+    with pytest.raises(ConfigError, match="Allow its package by name"):
+        build(saved)
+    assert build(saved, allow=("fractions",)) == 3
+
+
+def test_a_target_that_refuses_its_arguments_is_named():
+    with pytest.raises(ConfigError, match="nearest: .*argument"):
+        build(from_json(json.dumps({"target": "mmjax.config:nearest", "wrong": 3})))
+
+
+def test_load_names_the_nearest_file(tmp_path):
+    (tmp_path / "vit_b16.py").write_text("def get_config(variant=''):\n    pass\n")
+    with pytest.raises(ConfigError, match=r"vit_b16\.py"):
+        configs.load(str(tmp_path / "vit_b61.py"))
+
+
+def test_load_passes_the_variant_and_refuses_others(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(variant=''):\n    return ConfigDict({'v': variant})\n"
+    )
+    assert configs.load(f"{file}:smoke").v == "smoke"
+    assert configs.load(str(file)).v == ""
+    with pytest.raises(ConfigError, match="the one variant is 'smoke'"):
+        configs.load(f"{file}:smok")
+
+
+def test_importing_the_package_is_fast_and_loads_no_jax():
+    import subprocess
+
+    code = (
+        "import time, sys; t = time.perf_counter(); import mmjax; "
+        "assert time.perf_counter() - t < 1; assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

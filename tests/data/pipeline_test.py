@@ -1,0 +1,197 @@
+"""The batch at step k is a function of (seed, k) alone, whoever makes it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mmjax.data.dataset import Dataset, Mixture, members_of
+from mmjax.data.mixture import Order
+from mmjax.data.pipeline import BatchMaker, Reading, batches
+from mmjax.data.rows import ATTEMPTS, evaluation_rows, mix_bits, text_identity, training_rows
+from mmjax.data.sources.base import CAUSES, BadSample, Source
+
+
+class Numbers(Source):
+    """Pictures whose pixels say which sample they are; some cannot be used."""
+
+    def __init__(self, size: int, first: int = 0, bad: frozenset = frozenset()):
+        self.size, self.first, self.bad = size, first, bad
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, position):
+        if position in self.bad:
+            raise BadSample("decode", f"{position}")
+        pixels = np.full((4, 4, 3), (self.first + position) % 251, np.uint8)
+        return {"jpg": pixels, "txt": f"one {self.first + position}\ntwo {self.first + position}"}
+
+    def fingerprint(self):
+        return f"{self.size}-{self.first}"
+
+    def describe(self):
+        return f"{self.size} numbers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """Stands for any random transform: picks a caption, shifts the pixels, makes tokens."""
+
+    def __call__(self, sample, rng):
+        captions = sample["captions"]
+        sample["caption"] = captions[rng.integers(len(captions))]
+        sample["image"] = sample["image"] + rng.integers(0, 5, dtype=np.uint8)
+        sample["token_ids"] = np.full(3, len(sample["caption"]), np.int32)
+        sample["text_mask"] = np.ones(3, bool)
+        return sample
+
+
+def dataset(size=20, first=0, bad=frozenset(), weight=1.0):
+    return Dataset(source=Numbers(size, first, bad), transforms=(Noise(),), weight=weight)
+
+
+def maker(data=None, batch_size=8, process=0, processes=1, threads=1, seed=0, stream="main"):
+    rows = training_rows(members_of(data or dataset()), seed, stream)
+    return BatchMaker(rows, batch_size, process, processes, threads)
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for word in a:
+        np.testing.assert_array_equal(a[word], b[word], err_msg=word)
+
+
+def joined(blocks):
+    return {word: np.concatenate([block[word] for block in blocks]) for word in blocks[0]}
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_any_number_of_processes_makes_the_same_batch(processes, threads):
+    data = Mixture((dataset(20, weight=3.0), dataset(7, first=100, bad=frozenset({2, 5}))))
+    whole = maker(data)
+    parts = [maker(data, process=p, processes=processes, threads=threads) for p in range(processes)]
+    for number in (0, 1, 17):
+        same(whole(number), joined([part(number) for part in parts]))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_any_number_of_workers_makes_the_same_batches(workers):
+    made = maker()
+    iterator = batches(made, 5, 9, Reading(workers=workers, threads=2))
+    try:
+        for number in range(5, 9):
+            same(next(iterator), made(number))
+        with pytest.raises(StopIteration):
+            next(iterator)
+    finally:
+        iterator.close()
+
+
+def test_a_seed_a_stream_and_a_step_each_change_the_batch():
+    base = maker()(3)["image"]
+    for other in (maker(seed=1)(3), maker(stream="other")(3), maker()(4)):
+        assert (other["image"] != base).any()
+
+
+def test_each_epoch_shows_each_sample_once_in_another_order():
+    made = maker(batch_size=10)
+    epochs = [joined([made(2 * e), made(2 * e + 1)])["sample_id"][:, 1] for e in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(20))
+    assert (epochs[0] != epochs[1]).any()
+    assert (epochs[1] != epochs[2]).any()
+
+
+def test_a_mixture_keeps_its_weights_and_each_source_its_own_epoch():
+    order = Order((10, 1000), (0.25, 0.75), seed=3)
+    drawn = [order(index) for index in range(4000)]
+    sources = np.array([source for source, _ in drawn])
+    assert abs((sources == 0).mean() - 0.25) < 0.001
+    assert abs((sources[:40] == 0).mean() - 0.25) <= 0.025
+    small = [position for source, position in drawn if source == 0]
+    for epoch in range(5):
+        assert sorted(small[epoch * 10 : (epoch + 1) * 10]) == list(range(10))
+    large = [position for source, position in drawn if source == 1]
+    assert sorted(large[:1000]) == list(range(1000))
+
+
+def test_one_of_several_captions_is_drawn_for_each_visit():
+    made = maker(batch_size=20)
+    ids = np.stack([made(epoch)["caption_id"][np.argsort(made(epoch)["sample_id"][:, 1])] for epoch in range(6)])
+    assert len(np.unique(ids[:, 0], axis=0)) == 2
+    one, two = text_identity("one 0"), text_identity("two 0")
+    assert all((row == one).all() or (row == two).all() for row in ids[:, 0])
+
+
+def test_an_unusable_sample_is_replaced_counted_and_named_by_what_stands_there():
+    data = dataset(20, bad=frozenset({3, 11}))
+    batch = maker(data, batch_size=20)(0)
+    assert batch["valid"].all()
+    assert batch["bad_samples"].sum() >= 2
+    assert batch["bad_samples"][:, CAUSES.index("decode")].sum() == batch["bad_samples"].sum()
+    assert not np.isin(batch["sample_id"][:, 1], [3, 11]).any()
+    replaced = np.flatnonzero(batch["bad_samples"].sum(axis=1))
+    for row in replaced:
+        position = batch["sample_id"][row, 1]
+        assert np.isin(batch["image"][row, 0, 0, 0], position + np.arange(5))
+    same(batch, maker(data, batch_size=20)(0))
+
+
+def test_a_row_without_a_usable_sample_stays_empty():
+    data = dataset(20, bad=frozenset(range(1, 20)))
+    batches_made = [maker(data, batch_size=20)(number) for number in range(5)]
+    empty = np.concatenate([~batch["valid"] for batch in batches_made])
+    assert empty.any()
+    counts = np.concatenate([batch["bad_samples"].sum(axis=1) for batch in batches_made])
+    assert (counts[empty] == ATTEMPTS + 1).all()
+    assert (counts[~empty] <= ATTEMPTS).all()
+
+
+def test_evaluation_shows_each_sample_once_and_fills_up_with_invalid_rows():
+    data = dataset(10, bad=frozenset({4}))
+    made = BatchMaker(evaluation_rows((data,), 0), 8, 0, 1, threads=2)
+    pair = joined([made(0), made(1)])
+    assert list(np.flatnonzero(pair["valid"])) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert list(pair["sample_id"][pair["valid"]][:, 1]) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert pair["bad_samples"].sum() == 1
+
+
+def test_data_without_a_usable_sample_stops_before_training():
+    with pytest.raises(ValueError, match="none of the first 5 samples can be used"):
+        maker(dataset(5, bad=frozenset(range(5))))
+
+
+def test_unlike_datasets_in_a_mixture_are_refused():
+    small = Dataset(source=Numbers(4), transforms=())
+    with pytest.raises(ValueError, match="like rows"):
+        maker(Mixture((dataset(), small)))
+
+
+def test_mixed_bits_look_like_noise():
+    values = np.array([mix_bits(7, index, 1) % 100 for index in range(20_000)])
+    counts = np.bincount(values, minlength=100)
+    assert counts.min() > 130
+    assert counts.max() < 270
+    assert len({mix_bits(a, b) for a in range(50) for b in range(50)}) == 2500
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("pipe:cat x.tar", "local or mounted"),
+        ("gs://bucket/x.tar", "local or mounted"),
+        ("nowhere.xyz", "is no data"),
+    ],
+)
+def test_a_path_that_means_no_source_is_refused(path, message):
+    with pytest.raises(ValueError, match=message):
+        Dataset(path=path)
+
+
+def test_a_dataset_is_given_by_path_or_by_source():
+    with pytest.raises(ValueError, match="either path"):
+        Dataset()
+    with pytest.raises(ValueError, match="weight"):
+        dataset(weight=0.0)
