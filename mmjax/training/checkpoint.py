@@ -16,10 +16,12 @@ which process 0 writes last; without it there is no step. All processes call `cl
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import uuid
 from collections.abc import Mapping
 
 import numpy as np
@@ -143,11 +145,13 @@ class Checkpoints:
                 raise ValueError(f"a file beside a state cannot be named {name!r}.")
         self._join()
         self._verified = None
-        begun = self._begin(step) if hosts.is_main() else False
-        if not json.loads(hosts.broadcast_bytes(json.dumps(begun).encode())):
+        token = self._begin(step) if hosts.is_main() else ""
+        token = hosts.broadcast_bytes(token.encode()).decode()
+        if not token:
             return False
         self._saving = Save(
-            self.folder / str(step),
+            manifest.workplace(self.folder, step, token),
+            step,
             flat,
             files or {},
             metrics or {},
@@ -249,29 +253,27 @@ class Checkpoints:
         return message
 
     def _sweep(self) -> None:
+        for folder in manifest.leftovers(self.folder):
+            with contextlib.suppress(OSError):  # it is no step; the next sweep tries again
+                manifest.remove(folder)
         for step in manifest.numbered(self.folder):
             folder = self.folder / str(step)
-            if manifest.is_leftover(folder):
-                try:
-                    manifest.remove(folder)
-                except OSError:
-                    continue  # it is no step; the next sweep tries again
-            elif not (folder / manifest.MANIFEST).exists():
+            if not (folder / manifest.MANIFEST).exists() and not manifest.is_leftover(folder):
                 self._set_aside(step, f"{folder / manifest.MANIFEST} is missing")
 
-    def _begin(self, step: int) -> bool:
-        folder = self.folder / str(step)
-        if (folder / manifest.MANIFEST).exists():
-            return False
+    def _begin(self, step: int) -> str:
+        """The token of a new save, or '' where there is none to be made."""
+        if (self.folder / str(step) / manifest.MANIFEST).exists():
+            return ""
+        token = uuid.uuid4().hex[:8]
         try:
-            if folder.exists() and not manifest.is_leftover(folder):
-                self._set_aside(step, f"{folder / manifest.MANIFEST} is missing")
-            manifest.begin(folder)
-            (folder / STATE).mkdir()
+            self._sweep()
+            (manifest.begin(self.folder, step, token) / STATE).mkdir()
         except OSError as error:
-            self._events.append(failure(folder, error))
-            return False
-        return True
+            folder = manifest.workplace(self.folder, step, token)
+            self._events.append(failure(folder, step, error))
+            return ""
+        return token
 
     def _join(self) -> None:
         if self._saving is not None:

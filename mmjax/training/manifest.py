@@ -1,10 +1,12 @@
 """The manifest of a checkpoint: the CRC and size of every file, and the commit.
 
-A step folder is a checkpoint if and only if it holds `manifest.json`. While a save is under way the
-folder holds `manifest.unfinished` in its place; the commit is the rename of the one to the other,
-and the first act of a deletion is the rename back. So at every instant a folder says by itself
-whether it is a step, a leftover to be removed, or a step that lost its manifest. This module knows
-files only: no arrays, no processes.
+A step folder is a checkpoint if and only if it holds `manifest.json`. A save writes into a folder
+of its own, `unfinished-<step>-<token>`, since what a failed save left running in the background may
+go on writing there for a while. When all is written that folder gets the step's name, and last
+comes the commit: the rename of `manifest.unfinished` to `manifest.json`. The first act of a
+deletion is the rename back. So at every instant a folder says by itself whether it is a step, a
+leftover to be removed, or a step that lost its manifest. This module knows files only: no arrays,
+no processes.
 """
 
 import concurrent.futures
@@ -19,6 +21,7 @@ from collections.abc import Mapping
 
 MANIFEST = "manifest.json"
 UNFINISHED = "manifest.unfinished"
+WORKPLACE = "unfinished-"
 DAMAGED = "damaged-"
 _CHUNK_BYTES = 1 << 20
 _READERS = 4  # zlib and read() release the interpreter's lock
@@ -87,31 +90,40 @@ def sync_folder(folder: pathlib.Path) -> None:
         os.close(handle)
 
 
-def begin(folder: pathlib.Path) -> None:
-    """Makes the folder of a save that is under way; what stood there unfinished goes.
+def workplace(parent: pathlib.Path, step: int, token: str) -> pathlib.Path:
+    """The folder in which one save is written; the token tells two saves of a step apart."""
+    return parent / f"{WORKPLACE}{step}-{token}"
+
+
+def begin(parent: pathlib.Path, step: int, token: str) -> pathlib.Path:
+    """Makes the folder of a save that is under way, and room for its step.
+
+    Returns:
+      The folder, see `workplace`.
 
     Raises:
       OSError: the disk refused.
     """
-    if is_leftover(folder):
-        remove(folder)
+    if is_leftover(parent / str(step)):
+        remove(parent / str(step))
+    folder = workplace(parent, step, token)
     folder.mkdir(parents=True)
-    write_synced(folder / UNFINISHED, b"")
+    return folder
 
 
 def commit(folder: pathlib.Path, step: int, metrics: Mapping[str, float] | None = None) -> Manifest:
     """Reads back every file, writes the manifest and so makes the folder a step.
 
     Args:
-      folder: made by `begin`; every other file is complete.
-      step: the training step, also the folder's name.
+      folder: made by `begin`; every file in it is complete.
+      step: the training step, the folder's name from now on.
       metrics: numbers measured at this step.
 
     Returns:
       The manifest as written.
 
     Raises:
-      OSError: the disk refused; the folder is still a leftover.
+      OSError: the disk refused; what is there is a leftover.
     """
     names = _names(folder)
     for below, _, _ in os.walk(folder):
@@ -122,12 +134,14 @@ def commit(folder: pathlib.Path, step: int, metrics: Mapping[str, float] | None 
             name: float(value) if math.isfinite(value) else None
             for name, value in sorted((metrics or {}).items())
         },
-        files=_sums(folder, names),
+        files=_sums(folder, names, sync=True),
     )
     write_synced(folder / UNFINISHED, _encode(manifest))
-    os.replace(folder / UNFINISHED, folder / MANIFEST)  # the commit
-    sync_folder(folder)
-    sync_folder(folder.parent)
+    final = folder.with_name(str(step))
+    os.rename(folder, final)
+    os.replace(final / UNFINISHED, final / MANIFEST)  # the commit
+    sync_folder(final)
+    sync_folder(final.parent)
     return manifest
 
 
@@ -205,9 +219,20 @@ def numbered(parent: pathlib.Path) -> list[int]:
     return sorted(int(n) for n in names if n.isascii() and n.isdigit() and str(int(n)) == n)
 
 
+def leftovers(parent: pathlib.Path) -> list[pathlib.Path]:
+    """The folders that dead or failed saves and interrupted deletions left behind."""
+    if not parent.is_dir():
+        return []
+    return sorted(entry for entry in parent.iterdir() if is_leftover(entry))
+
+
 def is_leftover(folder: pathlib.Path) -> bool:
-    """True for what a dead save or an interrupted deletion left behind."""
-    if not folder.is_dir() or (folder / MANIFEST).exists():
+    """True for a folder that is no step and never was a whole one, or is half deleted."""
+    if not folder.is_dir():
+        return False
+    if folder.name.startswith(WORKPLACE):
+        return True
+    if not folder.name.isdigit() or (folder / MANIFEST).exists():
         return False
     return (folder / UNFINISHED).exists() or not any(folder.iterdir())
 
@@ -259,15 +284,17 @@ def _reraise(error: OSError) -> None:
     raise error
 
 
-def _sums(folder: pathlib.Path, names: list[str]) -> dict[str, tuple[int, int]]:
+def _sums(folder: pathlib.Path, names: list[str], sync: bool = False) -> dict[str, tuple[int, int]]:
     with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
-        found = readers.map(lambda name: _sum(folder / name), names)
+        found = readers.map(lambda name: _sum(folder / name, sync), names)
         return dict(zip(names, found, strict=True))
 
 
-def _sum(path: pathlib.Path) -> tuple[int, int]:
+def _sum(path: pathlib.Path, sync: bool) -> tuple[int, int]:
     crc, size = 0, 0
     with open(path, "rb") as file:
+        if sync:
+            os.fsync(file.fileno())  # Orbax leaves its own metadata to the kernel
         while chunk := file.read(_CHUNK_BYTES):
             crc, size = zlib.crc32(chunk, crc), size + len(chunk)
     return crc, size

@@ -9,8 +9,10 @@ Source: orbax-checkpoint 0.12.8, orbax/checkpoint/_src/handlers/pytree_checkpoin
 """
 
 import asyncio
+import functools
 import logging
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ import jax
 import numpy as np
 
 from mmjax import paths
+from mmjax.training import manifest
 from mmjax.typing import PyTree
 
 _SHOWN = 5  # names in an error
@@ -187,14 +190,23 @@ def _handler() -> Any:
 def _orbax() -> Any:
     import orbax.checkpoint
 
-    logger = logging.getLogger("absl")
-    if not any(isinstance(known, _Quiet) for known in logger.filters):
-        logger.addFilter(_Quiet())
+    _hush()
     return orbax.checkpoint
 
 
-class _Quiet(logging.Filter):
-    """Drops Orbax's own log: its failures reach the loop as one line, not as a traceback each."""
+@functools.cache
+def _hush() -> None:
+    """Keeps a failed save to one line: Orbax and TensorStore print tracebacks of their own."""
+    ours = ("orbax", manifest.WORKPLACE)
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not any(word in record.getMessage() for word in ours)
+    )
+    show = sys.unraisablehook
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname
+    def hook(raised: Any) -> None:
+        # TensorStore, on a thread of its own, to an event loop that ended with the failed save.
+        if str(raised.exc_value) != "Event loop is closed":
+            show(raised)
+
+    sys.unraisablehook = hook

@@ -7,7 +7,9 @@ the others at a barrier.
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import pathlib
 import threading
 import time
@@ -46,7 +48,8 @@ class Save:
     """One save under way, in a thread of its own.
 
     Args:
-      folder: made by `manifest.begin`, with an empty `state` folder; its name is the step.
+      folder: made by `manifest.begin`, with an empty `state` folder.
+      step: the training step.
       flat: {path: array}.
       files: {name: content} to stand beside the state.
       metrics: numbers for the manifest.
@@ -58,6 +61,7 @@ class Save:
     def __init__(
         self,
         folder: pathlib.Path,
+        step: int,
         flat: dict[str, Any],
         files: Mapping[str, str | bytes],
         metrics: Mapping[str, float],
@@ -65,13 +69,14 @@ class Save:
         report: Callable[[Saved | SaveFailed], None],
     ):
         self._folder = folder
+        self._step = step
         self._files = dict(files)
         self._metrics = dict(metrics)
         self._timeout_seconds = timeout_seconds
         self._report = report
         self._copied = threading.Event()
         self._thread = threading.Thread(
-            target=self._work, args=(flat,), name=f"checkpoint {folder.name}", daemon=True
+            target=self._work, args=(flat,), name=f"checkpoint {step}", daemon=True
         )
 
     def start(self) -> None:
@@ -84,7 +89,7 @@ class Save:
         self._thread.join()
 
     def _work(self, flat: dict[str, Any]) -> None:
-        start, error, step = time.monotonic(), None, int(self._folder.name)
+        start, error = time.monotonic(), None
         try:
             orbax_arrays.write(self._folder / STATE, flat, self._copied.set)
         except Exception as caught:
@@ -99,20 +104,21 @@ class Save:
                     raise error
                 return
             self._hear(error)
-            made = self._commit(step)
+            made = self._commit()
         except Exception as caught:
-            self._report(failure(self._folder, caught))
+            self._report(failure(self._folder, self._step, caught))
             return
         seconds = time.monotonic() - start
-        message = f"checkpoint {step} saved: {made.total_bytes:,} bytes in {seconds:.1f} s"
-        self._report(Saved(step, message, seconds, made.total_bytes))
+        size = made.total_bytes
+        message = f"checkpoint {self._step} saved: {size:,} bytes in {seconds:.1f} s"
+        self._report(Saved(self._step, message, seconds, size))
 
-    def _commit(self, step: int) -> manifest.Manifest:
+    def _commit(self) -> manifest.Manifest:
         orbax_arrays.finalize(self._folder / STATE)
         for name, content in self._files.items():
             data = content.encode() if isinstance(content, str) else content
             manifest.write_synced(self._folder / name, data)
-        return manifest.commit(self._folder, step, self._metrics)
+        return manifest.commit(self._folder, self._step, self._metrics)
 
     def _tell(self, error: Exception | None) -> None:
         """Tells process 0 what came of this process's part."""
@@ -147,18 +153,25 @@ class Save:
             raise OSError("; ".join(problems))
 
 
-def failure(folder: pathlib.Path, error: Exception) -> SaveFailed:
+def failure(folder: pathlib.Path, step: int, error: Exception) -> SaveFailed:
     """What to say of a save that failed, after its leftovers are removed by process 0."""
-    if hosts.is_main() and folder.exists():
-        with contextlib.suppress(OSError):  # marked as unfinished: no step, and the next sweep's
-            manifest.remove(folder)
-    return SaveFailed(
-        int(folder.name), f"checkpoint {folder.name} could not be saved: {_line(error)}"
-    )
+    if hosts.is_main():
+        for left in (folder, folder.with_name(str(step))):
+            with contextlib.suppress(OSError):  # it is no step, and the next save sweeps
+                if left.exists():
+                    manifest.remove(left)
+    return SaveFailed(step, f"checkpoint {step} could not be saved: {_line(error)}")
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """One line that begins with the system's own words, which TensorStore puts last of many."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if len(text) <= 200:
+        return text
+    words = (os.strerror(number) for number in errno.errorcode)
+    return (
+        f"{next((word for word in words if word in text), type(error).__name__)}; {text[:150]}..."
+    )
 
 
 def _part(process: int) -> str:

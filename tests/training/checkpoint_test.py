@@ -133,7 +133,7 @@ def test_save_returns_before_the_disk_has_it_and_poll_never_waits(
     assert checkpoints.poll() == []
     assert checkpoints.steps() == []
     assert checkpoints.latest() is None
-    assert (tmp_path / "1").is_dir()
+    assert [entry.name.split("-")[:2] for entry in tmp_path.iterdir()] == [["unfinished", "1"]]
     gate.set()
     checkpoints.wait()
     assert checkpoints.steps() == [1]
@@ -245,7 +245,7 @@ def test_reading_only_changes_nothing(tmp_path: pathlib.Path) -> None:
     save(checkpoints, 1)
     save(checkpoints, 2)
     (tmp_path / "2" / "config.json").unlink()
-    manifest.begin(tmp_path / "9")
+    manifest.begin(tmp_path, 9, "a")
     before = sorted(tmp_path.rglob("*"))
     reader = Checkpoints(tmp_path, read_only=True)
     reader.clean()

@@ -8,13 +8,12 @@ from mmjax.training import manifest
 
 
 def make(parent: pathlib.Path, step: int) -> pathlib.Path:
-    folder = parent / str(step)
-    manifest.begin(folder)
+    folder = manifest.begin(parent, step, "a")
     (folder / "state" / "deep").mkdir(parents=True)
     (folder / "state" / "deep" / "data").write_bytes(bytes(range(256)))
     (folder / "config.json").write_text("{}")
     manifest.commit(folder, step, {"loss": 0.5})
-    return folder
+    return parent / str(step)
 
 
 def complaint(folder: pathlib.Path) -> str:
@@ -79,12 +78,29 @@ def test_a_manifest_of_anything_else_is_damage_and_no_crash(
 
 
 def test_what_is_under_way_is_a_leftover_and_no_step(tmp_path: pathlib.Path) -> None:
-    manifest.begin(tmp_path / "5")
-    (tmp_path / "5" / "state").mkdir()
-    assert manifest.is_leftover(tmp_path / "5")
+    folder = manifest.begin(tmp_path, 5, "a")
+    (folder / "state").mkdir()
+    assert manifest.leftovers(tmp_path) == [folder]
     assert manifest.steps(tmp_path) == []
-    manifest.begin(tmp_path / "5")
-    assert [entry.name for entry in (tmp_path / "5").iterdir()] == [manifest.UNFINISHED]
+    assert manifest.begin(tmp_path, 5, "b") != folder
+
+
+def test_a_commit_cut_short_leaves_a_leftover(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no")
+
+    for name in ("fsync", "rename", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(manifest.os, name, refuse)
+            with pytest.raises(OSError, match="no"):
+                make(tmp_path, 5)
+        assert manifest.steps(tmp_path) == []
+        (left,) = manifest.leftovers(tmp_path)
+        assert left.name == ("5" if name == "replace" else "unfinished-5-a")
+        manifest.remove(left)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_deletion_cut_short_leaves_a_leftover(

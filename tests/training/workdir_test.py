@@ -15,8 +15,7 @@ TWO = json.dumps({"model": {"dim": 9, "layers": [{"size": 1}, {"size": 7}]}, "se
 def run(folder: pathlib.Path, config: str = ONE) -> None:
     """A workdir as a run of one checkpoint leaves it."""
     settle(folder, config, decide(folder, config))
-    manifest.begin(folder / "checkpoints" / "1")
-    manifest.commit(folder / "checkpoints" / "1", 1)
+    manifest.commit(manifest.begin(folder / "checkpoints", 1, "a"), 1)
     (folder / "metrics.jsonl").write_text("{}\n")
 
 
