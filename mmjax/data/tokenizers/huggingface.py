@@ -1,0 +1,141 @@
+"""Any `tokenizer.json` as a `Tokenizer`, through the `tokenizers` library."""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tokenizers
+
+from mmjax.data.tokenizers.base import (
+    SPECIAL_NAMES,
+    Tokenizer,
+    check_ids,
+    read_whole,
+)
+
+Result = TypeVar("Result")
+
+# Encoded once on loading: files exist that load and then panic on the first text.
+PROBES = ("", "a photo of a cat, 2 dogs!", "É猫 שלום e\u0301 \U0001f600")
+
+
+def guarded(call: Callable[[], Result], doing: str) -> Result:
+    """The result of a call into the library, with everything it can raise as ValueError.
+
+    A panic of its Rust code arrives as pyo3's PanicException, which is no Exception; left alone it
+    would end the thread or the worker that it meets.
+
+    Args:
+      call: what to do.
+      doing: the beginning of the message, e.g. "tokenizer file 'x.json' cannot be read".
+
+    Raises:
+      ValueError: the call failed or panicked.
+    """
+    try:
+        return call()
+    except Exception as error:
+        raise ValueError(f"{doing}: {_short(error)}") from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{doing}: the library panicked: {_short(error)}") from None
+
+
+def _short(error: BaseException) -> str:
+    return str(error).split("\n")[0][:200]
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json`; its padding, truncation and templates are left to `Tokenize`.
+
+    Args:
+      path: the file.
+      bos_token: which token begins a text, by name; None looks for the usual names among the file's
+        special tokens.
+      eos_token: which token ends a text.
+      pad_token: which token fills up.
+
+    Raises:
+      ValueError: the file is missing, too large, malformed, makes the library panic, or has no
+        token of a name that was given.
+
+    Source: format and names of https://github.com/huggingface/tokenizers.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        pad_token: str | None = None,
+    ):
+        self._open(os.fspath(path), read_whole(path), bos_token, eos_token, pad_token)
+
+    def _open(self, name: str, content: bytes, *tokens: str | None) -> None:
+        self._state = (name, content, *tokens)
+        self._library = guarded(
+            functools.partial(_load, content), f"tokenizer file {name!r} is refused"
+        )
+        vocabulary = self._library.get_vocab(with_added_tokens=True)
+        largest = max(vocabulary.values(), default=-1)
+        check_ids(name, largest)
+        self.vocab_size = largest + 1
+        self._special = {
+            token.content: number
+            for number, token in sorted(self._library.get_added_tokens_decoder().items())
+            if token.special
+        }
+        for role, token in zip(("bos", "eos", "pad"), tokens):
+            setattr(self, f"{role}_id", self._find(role, token, vocabulary, name))
+
+    def _find(
+        self, role: str, token: str | None, vocabulary: dict[str, int], name: str
+    ) -> int | None:
+        if token is None:
+            found = (self._special[n] for n in SPECIAL_NAMES[role] if n in self._special)
+            return next(found, None)
+        if token not in vocabulary:
+            raise ValueError(
+                f"{role}_token={token!r} is no token of {name!r}; its special tokens are "
+                f"{', '.join(self._special) or 'none'}."
+            )
+        return vocabulary[token]
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tokenizer.encode`."""
+        return guarded(
+            lambda: self._library.encode(text, add_special_tokens=False).ids,
+            "the tokenizer cannot encode a text",
+        )
+
+    def content(self) -> bytes:
+        """See `Tokenizer.content`."""
+        return self._state[1]
+
+    def special_tokens(self) -> dict[str, int]:
+        """See `Tokenizer.special_tokens`."""
+        return dict(self._special)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._state
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._open(*state)
+
+
+def _load(content: bytes) -> tokenizers.Tokenizer:
+    """The library's object, set to do nothing but encode, and tried once."""
+    library = tokenizers.Tokenizer.from_buffer(content)
+    library.no_truncation()
+    library.no_padding()
+    # Without this, a caption that holds '<|endoftext|>' would end itself.
+    library.encode_special_tokens = True
+    for probe in PROBES:
+        try:
+            library.encode(probe, add_special_tokens=False)
+        except Exception:
+            # No token for unknown letters; such a caption is a bad sample, the file may be good.
+            continue
+    return library
