@@ -30,7 +30,7 @@ class Retrieval(Evaluator):
       image_method, image_words: how pictures are encoded.
       text_method, text_words: how texts are encoded where batches hold the text itself, one a
         picture, such as ('text_features',); without words all captions are read and tokenised.
-      chunk: at most chunk × chunk similarities are held at once; changes no number.
+      chunk: about chunk × chunk similarities are held at once; changes no number.
       heat: pairs in the report's heat map.
       examples: queries each way whose first `top` answers the report shows.
       top: answers shown.

@@ -4,8 +4,6 @@ The rank of a query is the number of wrong answers that are at least as similar 
 one. So a tie counts against the model, and embeddings that are all equal find nothing.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -31,7 +29,8 @@ def ranks(
       gallery: unit vectors.
       query_groups: which gallery items are right, by group.
       gallery_groups: group of each gallery item.
-      chunk: at most chunk × chunk similarities are held at once; changes no number.
+      chunk: so many queries are compared at once that at most chunk × chunk similarities (at
+        least those of one query) are held; changes no number.
 
     Returns:
       Ranks from 0 (found first) to the number of wrong answers.
@@ -44,18 +43,14 @@ def ranks(
     if len(queries) and positives(query_groups, gallery_groups).min() == 0:
         raise ValueError("A query has no right answer in the gallery. Leave it out of the queries.")
     result = np.zeros(len(queries), dtype=np.int64)
-    for rows in _slices(len(queries), chunk):
-        best = np.full(len(queries[rows]), -np.inf, dtype=np.float32)
-        for columns in _slices(len(gallery), chunk):
-            similarity = queries[rows] @ gallery[columns].T  # → [rows, columns]
-            right = query_groups[rows, None] == gallery_groups[None, columns]
-            best = np.maximum(best, np.where(right, similarity, -np.inf).max(axis=1))
-        level = (best - np.float32(TIE))[:, None]
-        for columns in _slices(len(gallery), chunk):
-            similarity = queries[rows] @ gallery[columns].T
-            right = query_groups[rows, None] == gallery_groups[None, columns]
-            behind = similarity < level  # False where either is not a number
-            result[rows] += np.sum(~right & ~behind, axis=1)
+    at_once = max(1, chunk * chunk // max(1, len(gallery)))
+    for start in range(0, len(queries), at_once):
+        rows = slice(start, start + at_once)
+        similarity = queries[rows] @ gallery.T  # → [rows, gallery]
+        right = query_groups[rows, None] == gallery_groups[None, :]
+        best = np.max(similarity, axis=1, initial=-np.inf, where=right, keepdims=True)
+        behind = similarity < best - np.float32(TIE)  # False where either is not a number
+        result[rows] = np.sum(~(behind | right), axis=1)
     return result
 
 
@@ -112,8 +107,3 @@ def _chance_of_rank(
         wrong = np.maximum(gallery - count - place, 0.0) / (gallery - place)
         total += weight * np.concatenate([[1.0], np.cumprod(wrong)])
     return total / len(positives)
-
-
-def _slices(length: int, chunk: int) -> Iterator[slice]:
-    for start in range(0, length, chunk):
-        yield slice(start, min(start + chunk, length))
