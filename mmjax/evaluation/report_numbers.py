@@ -139,6 +139,8 @@ def bad_samples(run: Run) -> str:
         for name, points in run.train.items()
         if marker in name
     }
+    if len(counts) > 1:
+        counts.pop("all", None)  # the sum of the others
     if not counts:
         return section("Bad samples", "", "No counts of bad samples were logged.")
     samples = next(

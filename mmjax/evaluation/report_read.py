@@ -8,6 +8,7 @@ import json
 import pathlib
 from typing import Any
 
+NOT_FINITE = ("nan", "inf", "-inf")  # how the log writes them, since JSON has no word for them
 Series = dict[str, list[tuple[int, float]]]
 
 
@@ -129,7 +130,7 @@ def _series(rows: dict[int, dict[str, Any]], notes: list[str]) -> Series:
                 continue
             if number(value):
                 series.setdefault(name, []).append((step, float(value)))
-            elif isinstance(value, float):
+            elif isinstance(value, float) or value in NOT_FINITE:
                 not_finite[name] = not_finite.get(name, 0) + 1
     for name, count in not_finite.items():
         notes.append(f"{name}: {count} value(s) were not finite and are not drawn.")

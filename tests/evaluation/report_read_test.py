@@ -39,10 +39,12 @@ def test_values_that_are_not_finite_are_counted_not_drawn(tmp_path):
         '{"step": 1, "kind": "train", "loss": 2}',
         '{"step": 2, "kind": "train", "loss": NaN}',
         '{"step": 3, "kind": "train", "loss": Infinity}',
+        '{"step": 4, "kind": "train", "loss": "nan", "note": "nano", "more": ["nan"]}',
     )
     run = read_run(tmp_path)
-    assert run.train["loss"] == [(1, 2.0)]
-    assert "loss: 2 value(s) were not finite and are not drawn." in run.notes
+    assert run.train == {"loss": [(1, 2.0)]}
+    assert run.notes.count("note: 1 value(s) were not finite and are not drawn.") == 0
+    assert "loss: 3 value(s) were not finite and are not drawn." in run.notes
 
 
 def test_damaged_lines_are_counted_and_a_torn_end_is_told_apart(tmp_path):

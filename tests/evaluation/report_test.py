@@ -72,9 +72,10 @@ def train_row(step, **more):
         "scale": 14.3,
         "grad_norm": 1.0,
         "images_per_second": 800.0,
-        "counters/samples": step * 64,
-        "counters/bad_samples/decode": 17,
-        "counters/bad_samples/format": 0,
+        "samples": step * 64,
+        "bad_samples": 20,
+        "bad_samples/decode": 17,
+        "bad_samples/format": 3,
         **more,
     }
 
@@ -140,7 +141,7 @@ def test_a_whole_run_is_told_whole(workdir):
         "Captions found by a picture",
         "Confusion",
         "Bad samples",
-        "decode 17",
+        "decode 17 format 3 Events",
         "saved · path: checkpoints/40",
         "train.py --config=x.py",
         "mmjax.models.dual.two_tower:TwoTower",
@@ -181,7 +182,7 @@ def test_hostile_words_stay_words_wherever_they_stand(workdir):
     rows = [train_row(1), {"step": 2, "kind": "event", "message": HOSTILE, HOSTILE: 1}]
     rows += [{"step": 2, "kind": "evaluate", f"{HOSTILE}/R@1": 0.5, f"{HOSTILE}/R@1_chance": 0.1}]
     rows += [train_row(step, **{HOSTILE: float(step)}) for step in (2, 3)]
-    rows += [train_row(4, **{f"counters/bad_samples/{HOSTILE}": 3})]
+    rows += [train_row(4, **{f"bad_samples/{HOSTILE}": 3})]
     write_lines(workdir, rows)
     (workdir / "config.json").write_text(json.dumps({HOSTILE: HOSTILE}))
     (workdir / "environment.json").write_text(json.dumps({"command": HOSTILE, "devices": HOSTILE}))
