@@ -1,4 +1,4 @@
-"""Hostile captions are cut or cleaned by rule, hostile tokenizer files refused; the worker lives."""
+"""Hostile captions are cut or cleaned, hostile tokenizer files refused; the worker lives."""
 
 import concurrent.futures
 import json

@@ -51,7 +51,7 @@ HELD_OUT_WORDING = Wording(
 
 
 def pick(rng: Random, choices: Sequence[Any]) -> Any:
-    """One of the choices, evenly; uses only `rng.random`, whose values no Python release changes."""
+    """One of the choices, evenly; by `rng.random` alone, which no Python release changes."""
     return choices[int(rng.random() * len(choices))]
 
 

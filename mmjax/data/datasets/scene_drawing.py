@@ -72,7 +72,7 @@ def background_of(rng: Random, kind: str) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def unit_outlines() -> dict[str, Float[np.ndarray, "points two"]]:
-    """Every shape's outline within a circle or square of diameter one round the origin; y is down."""
+    """Every shape's outline, about one wide and high, round the origin; y is down."""
     turn = 2 * np.pi * np.arange(32) / 32
     circle = np.stack([np.cos(turn), np.sin(turn)], 1) / 2
     spikes = -np.pi / 2 + np.pi * np.arange(10) / 5
@@ -85,7 +85,7 @@ def unit_outlines() -> dict[str, Float[np.ndarray, "points two"]]:
         ],
         1,
     )
-    # A crescent is a circle less a circle of 0.43 moved right by 0.24; they meet at +-60 degrees.
+    # A crescent is a circle less a second one to the right; they meet at 62 degrees up and down.
     outer = np.linspace(np.radians(62), np.radians(298), 20)
     bite_x, bite_r = 0.26, math.hypot(0.5 * math.cos(math.radians(62)) - 0.26, 0.4415)
     start = math.atan2(0.4415, 0.5 * math.cos(math.radians(62)) - bite_x)
@@ -102,8 +102,10 @@ def unit_outlines() -> dict[str, Float[np.ndarray, "points two"]]:
         "square": 0.45 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]),
         "triangle": np.array([[0, -0.5], [0.52, 0.42], [-0.52, 0.42]]),
         "cross": np.array(
-            [(-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b)]
-            + [(b, a), (-b, a), (-b, b), (-a, b), (-a, -b), (-b, -b)]
+            [
+                *[(-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b)],
+                *[(b, a), (-b, a), (-b, b), (-a, b), (-a, -b), (-b, -b)],
+            ]
         ),
         "star": np.stack([radii * np.cos(spikes), radii * np.sin(spikes)], 1),
         "heart": heart / 32 + np.array([0, -0.04]),
@@ -252,7 +254,7 @@ def draw(record: Mapping[str, Any]) -> UInt8[np.ndarray, "size size 3"]:
 
 
 def paint_of(rng: Random, colour: str, image_size: int) -> dict[str, Any]:
-    """The choices behind an object's surface: its colour, the second shade and the pattern's place."""
+    """The choices behind an object's surface: its colour, second shade, pattern and turn."""
     rgb = colour_of(rng, colour)
     # A lighter shade of a light colour is not seen; luma after ITU-R BT.601.
     light = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] < 130 and rng.random() < 0.5

@@ -92,16 +92,6 @@ class Statement:
     background: str | None = None
 
 
-def fits(mention: Mention, item: Mapping[str, Any]) -> bool:
-    """Whether all that a mention says holds for one object of a record."""
-    return (
-        mention.shape in (None, item["shape"])
-        and mention.colour in (None, item["colour"])
-        and mention.size in (None, item["size"])
-        and mention.texture in (None, item["texture"])
-    )
-
-
 def is_true(statement: Statement, record: Mapping[str, Any]) -> bool:
     """Whether some choice of different objects makes every part of a statement hold.
 
@@ -118,7 +108,14 @@ def is_true(statement: Statement, record: Mapping[str, Any]) -> bool:
     objects = record["objects"]
     choices = []
     for mention in statement.mentions:
-        fitting = [number for number, item in enumerate(objects) if fits(mention, item)]
+        fitting = [
+            number
+            for number, item in enumerate(objects)
+            if mention.shape in (None, item["shape"])
+            and mention.colour in (None, item["colour"])
+            and mention.size in (None, item["size"])
+            and mention.texture in (None, item["texture"])
+        ]
         if not fitting:
             return False
         choices.append(fitting)

@@ -31,7 +31,7 @@ SIZE_WEIGHTS = {  # small, medium, large by the number of objects
     4: (0.8, 0.2, 0.0),
 }
 INSIDE_FRACTION = 0.15  # of scenes with one object inside another
-GAP = 0.03  # between two objects along the direction of their relation, and to the border
+GAP = 0.06  # between two objects along the direction of their relation, and to the border
 DOMINANCE = 1.4  # the larger centre offset over the smaller, so that a direction is plain to see
 
 Kind = tuple[str, str]

@@ -93,7 +93,7 @@ class Scenes(Source):
             raise ValueError(f"num_scenes={self.num_scenes}; at least 1 is needed.")
         if self.image_size < SMALLEST_IMAGE:
             raise ValueError(
-                f"image_size={self.image_size}; scenes need at least {SMALLEST_IMAGE} pixels a side."
+                f"image_size={self.image_size}; at least {SMALLEST_IMAGE} pixels a side are needed."
             )
         for name, given, known in (
             ("textures", self.textures, TEXTURES),
@@ -128,11 +128,11 @@ class Scenes(Source):
           position: 0 ... len - 1.
 
         Returns:
-          'objects' (each with shape, colour, size, texture, 'box' [x1, y1, x2, y2] in pixels, x2 and
-          y2 outside, 'centre', 'diameter' in pixels and what drawing it takes), 'relations' (every
-          [subject, relation, other] that is true, by the objects' places), 'background', 'captions',
-          and 'label' with 'class' where held out. It is JSON-able, and `scene_drawing.draw` makes
-          the picture from it alone.
+          'objects' (each with shape, colour, size, texture, 'box' [x1, y1, x2, y2] in pixels, x2
+          and y2 outside, 'centre', 'diameter' in pixels and what drawing it takes), 'relations'
+          (every [subject, relation, other] that is true, by the objects' places), 'background',
+          'captions', and 'label' with 'class' where held out. It is JSON-able, and
+          `scene_drawing.draw` makes the picture from it alone.
 
         Raises:
           IndexError: `position` is out of range.
