@@ -268,7 +268,7 @@ class Checkpoints:
         token = uuid.uuid4().hex[:8]
         try:
             self._sweep()
-            (manifest.begin(self.folder, step, token) / STATE).mkdir()
+            orbax_arrays.prepare(manifest.begin(self.folder, step, token) / STATE)
         except OSError as error:
             folder = manifest.workplace(self.folder, step, token)
             self._events.append(failure(folder, step, error))

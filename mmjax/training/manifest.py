@@ -228,7 +228,7 @@ def leftovers(parent: pathlib.Path) -> list[pathlib.Path]:
 
 def is_leftover(folder: pathlib.Path) -> bool:
     """True for a folder that is no step and never was a whole one, or is half deleted."""
-    if not folder.is_dir():
+    if folder.is_symlink() or not folder.is_dir():
         return False
     if folder.name.startswith(WORKPLACE):
         return True

@@ -49,13 +49,24 @@ def named(tree: PyTree) -> dict[str, Any]:
     return flat
 
 
+def prepare(folder: pathlib.Path) -> None:
+    """Makes the folder of a state; by one process, before any of them writes.
+
+    Raises:
+      OSError: the disk refused.
+    """
+    folder.mkdir()
+    # Orbax has process 0 make this one, and the others wait for it, though 0 may have failed.
+    (folder / "array_metadatas").mkdir()
+
+
 def write(folder: pathlib.Path, flat: dict[str, Any], on_copied: Callable[[], None]) -> None:
     """Writes this process's part of the arrays; returns when it is on the disk.
 
     Runs in a thread of its own, since Orbax's coroutine needs one without an event loop.
 
     Args:
-      folder: exists and is empty.
+      folder: made by `prepare`.
       flat: {path: array}; arrays without elements are left out (Orbax refuses them).
       on_copied: called once the arrays may be given away (donated).
 

@@ -48,7 +48,7 @@ class Save:
     """One save under way, in a thread of its own.
 
     Args:
-      folder: made by `manifest.begin`, with an empty `state` folder.
+      folder: made by `manifest.begin`, with a `state` folder made by `prepare`.
       step: the training step.
       flat: {path: array}.
       files: {name: content} to stand beside the state.

@@ -177,24 +177,6 @@ def test_fewer_than_two_kept_is_refused(tmp_path: pathlib.Path) -> None:
         Checkpoints(tmp_path, keep_last=1)
 
 
-def test_another_model_is_one_line_that_names_the_arrays(tmp_path: pathlib.Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    save(checkpoints, 1)
-    wanted = like(small(1))
-    kernel = wanted.params["image"].pop("kernel")
-    wanted.params["image"]["weight"] = kernel
-    wanted.params["text"]["table"] = jax.ShapeDtypeStruct(
-        (16, 9), jnp.float32, sharding=kernel.sharding
-    )
-    with pytest.raises(ValueError, match="of another model") as caught:
-        checkpoints.restore(1, wanted)
-    text = str(caught.value)
-    assert "\n" not in text
-    assert "it lacks: params/image/weight" in text
-    assert "it holds besides: params/image/kernel" in text
-    assert "params/text/table bfloat16[16, 8] not float32[16, 9]" in text
-
-
 def test_a_step_that_is_not_there_is_named_with_those_that_are(tmp_path: pathlib.Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no checkpoint that is whole"):
