@@ -169,7 +169,7 @@ def test_a_callers_own_package_is_allowed_by_name():
 
 
 def test_a_target_that_refuses_its_arguments_is_named():
-    with pytest.raises(ConfigError, match="nearest: .*argument"):
+    with pytest.raises(ConfigError, match=r"nearest: .*argument"):
         build(from_json(json.dumps({"target": "mmjax.config:nearest", "wrong": 3})))
 
 

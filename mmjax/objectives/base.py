@@ -119,7 +119,7 @@ class Forward:
                 rngs["dropout"] = jax.random.fold_in(self._key, name)
             output, after = self._apply(method, variables, dict(inputs), train, rngs)
             if own and train and after:
-                self._after["batch_stats"] = _merge(self.statistics, after)
+                self._after["batch_stats"] = _merge(self.statistics, after, self._statistics)
             self._made[call] = output
             self._kept_alive.append((params, dict(inputs)))
         return self._made[call]
@@ -129,16 +129,11 @@ class Forward:
         return self(view.method, {word: batch[word] for word in view.words}, **how)
 
 
-def _merge(old: PyTree, new: PyTree) -> PyTree:
-    """`old` with the branches of `new` put over it (a call touches its own tower's alone)."""
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        return new
-    return {
-        name: _merge(old[name], new[name])
-        if name in old and name in new
-        else new.get(name, old.get(name))
-        for name in [*old, *(name for name in new if name not in old)]
-    }
+def _merge(current: PyTree, after: PyTree, before: PyTree) -> PyTree:
+    """`current` with what a call changed: it hands back other towers' statistics untouched."""
+    if isinstance(after, Mapping):
+        return {name: _merge(current[name], after[name], before[name]) for name in after}
+    return current if after is before else after
 
 
 class Objective(abc.ABC):

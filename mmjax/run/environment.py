@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 
@@ -28,7 +29,7 @@ def describe() -> str:
         "device_kind": device.device_kind,
         "platform": device.platform,
         "processes": jax.process_count(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
     }
     return json.dumps(facts, indent=1, sort_keys=True) + "\n"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.parallel.sharding import activations, batch_sharding, replicated, shardings
 from mmjax.paths import Rules
@@ -46,7 +46,9 @@ class Compiled:
             shape,
             self.shardings,
         )
-        self.stop = jax.ShapeDtypeStruct((mesh.size,), jnp.int32)
+        self.stop = jax.ShapeDtypeStruct(
+            (mesh.size,), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        )
         self.step = jax.jit(
             self._step, donate_argnums=0, out_shardings=(self.shardings, replicated(mesh))
         )

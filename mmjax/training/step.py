@@ -166,7 +166,7 @@ def train_step(
         return total, (losses, statistics)
 
     (loss, (losses, statistics)), grads = jax.value_and_grad(total_loss, has_aux=True)(trainable)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     count = position(state.opt_state)
     transform = recipe.optimizer.transform(state.params)
@@ -197,7 +197,7 @@ def train_step(
             for metric, (total, number) in one.metrics.items()
         },
         **_norms("grad_norm", grads, grad_norm),
-        **_norms("update_norm", updates, optax.global_norm(updates)),
+        **_norms("update_norm", updates, optax.tree.norm(updates)),
         **{f"counters/{name}": value for name, value in counters.items()},
         "stop": stop.sum(),
     }
@@ -222,5 +222,5 @@ def _norms(name: str, tree: Mapping[str, Any], whole: Any) -> dict[str, Any]:
     towers = {part: leaf for part, leaf in tree.items() if isinstance(leaf, Mapping)}
     return {
         name: whole,
-        **{f"{name}/{part}": optax.global_norm(leaf) for part, leaf in towers.items()},
+        **{f"{name}/{part}": optax.tree.norm(leaf) for part, leaf in towers.items()},
     }
