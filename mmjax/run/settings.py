@@ -1,5 +1,7 @@
 """The keys that every config has, with the values most runs keep."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, nearest, spec
@@ -62,8 +64,17 @@ def base_config(
     return config
 
 
+def smoke_sizes(fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A published model's fields with towers of two narrow blocks; everything else as it is."""
+    small = {"dim": 32, "depth": 2, "num_heads": 2, "mlp_dim": 64}
+    return {
+        "image": {**fields["image"], **small, "patch_size": 8},
+        "text": {**fields["text"], **small},
+        "model": {**fields["model"], "embed_dim": 32},
+    }
+
+
 REQUIRED = ("model", "goals", "optimizer", "preprocess", "data")
-OPTIONAL = ("eval_data", "first", "image_size", "sequence_length", "vocab_size", "eval_steps")
 
 
 def check_keys(config: ConfigDict) -> None:

@@ -1,5 +1,6 @@
 """Config and workdir to a trained model: start or go on, train, evaluate, report."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -10,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmjax.config import ConfigError, plain, to_json
+from mmjax.config import ConfigError, override, plain, to_json
 from mmjax.data.dataset import members_of
 from mmjax.data.device import Feed
 from mmjax.data.pipeline import BatchMaker, Reading, batches
@@ -97,7 +98,10 @@ def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dic
     hosts.start()
     mesh = start_mesh(config, parts)
     if config.get("first"):  # a recipe in two stages, such as a tower that is then locked
-        train(config.first, str(folder / "first"), dataclasses.replace(options, profile=""))
+        first = str(folder / "first")
+        train(config.first, first, dataclasses.replace(options, profile=""))
+        config = copy.deepcopy(config)
+        override(config, "init_from", first)
     with StopRequest() as stop, workdirs.locked(folder):
         text = to_json(config)
         decision = workdirs.decide(folder, text, options.resume, options.overwrite)
