@@ -155,7 +155,7 @@ def plain(config: Any) -> Any:
 
 def to_json(config: Any) -> str:
     """The canonical text of a config: what is saved, compared and hashed."""
-    return json.dumps(plain(config), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return json.dumps(plain(config), indent=1, sort_keys=True) + "\n"
 
 
 def from_json(text: str) -> ConfigDict:

@@ -45,6 +45,7 @@ class Feed:
         self._stall_seconds = stall_seconds
         self._describe = describe
         self._taken = 0
+        self._join_seconds = 30.0
         self.waited_seconds = 0.0
         self._thread = threading.Thread(target=self._run, args=(make,), daemon=True, name="feed")
         self._thread.start()
@@ -83,6 +84,7 @@ class Feed:
         try:
             kind, value = self._ready.get(timeout=self._stall_seconds)
         except queue.Empty:
+            self._join_seconds = 1.0  # it may be stuck for good
             raise TimeoutError(
                 f"no batch for {self._stall_seconds:.0f} s: {self._describe(self._taken)} Look at "
                 "the disk or mount, or raise --config.reading.stall_seconds."
@@ -98,4 +100,4 @@ class Feed:
     def close(self) -> None:
         """Ends the thread and the workers behind it."""
         self._stop.set()
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=self._join_seconds)

@@ -18,7 +18,7 @@ import grain
 import numpy as np
 
 from mmjax.data.rows import InOrder, Rows
-from mmjax.data.sources.base import CAUSES
+from mmjax.data.sources.base import CAUSES, BadSample
 from mmjax.typing import Batch
 
 _PROBES = 256  # samples tried at the start to learn what a row holds
@@ -139,11 +139,7 @@ def _row_shapes(rows: Rows) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         for position in range(min(len(dataset.source), _PROBES)):
             try:
                 row = rows._row(dataset, number, position, index=0, attempt=0)
-            except Exception as error:
-                from mmjax.data.sources.base import BadSample
-
-                if not isinstance(error, BadSample):
-                    raise
+            except BadSample as error:
                 problem = problem or str(error)
                 continue
             shapes = {
@@ -190,6 +186,7 @@ def batches(maker: BatchMaker, start: int, stop: int, reading: Reading) -> Itera
 
 def _end_with_parent(*_: Any) -> None:
     """Has the kernel end this worker when its parent is gone, even by kill -9."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent's to answer, though all get them
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG

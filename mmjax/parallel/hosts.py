@@ -1,12 +1,15 @@
 """Many processes: start-up, and the few words they exchange on the host."""
 
 import os
+import sys
+import time
 from typing import Any
 
 import jax
 import numpy as np
 
 VARIABLES = ("MMJAX_COORDINATOR", "MMJAX_PROCESSES", "MMJAX_PROCESS")
+_LAST_SECONDS = 3.0
 
 
 def start(heartbeat_seconds: int = 30) -> None:
@@ -41,6 +44,19 @@ def start(heartbeat_seconds: int = 30) -> None:
         process,
         heartbeat_timeout_seconds=heartbeat_seconds,
     )
+
+
+def leave(status: int) -> None:
+    """Ends this process at once, with a status other than 0.
+
+    An ordinary exit would wait for the other processes, which may be waiting for this one in a
+    collective, and for threads that may be stuck. Process 0 goes last, since the others are ended
+    by force where it goes first.
+    """
+    sys.stdout.flush()
+    if jax.distributed.is_initialized() and is_main():
+        time.sleep(_LAST_SECONDS)
+    os._exit(status)
 
 
 def is_main() -> bool:

@@ -13,12 +13,13 @@ from jax.sharding import Mesh
 from mmjax import preprocess
 from mmjax.data.dataset import members_of
 from mmjax.data.device import to_devices
-from mmjax.data.pipeline import BatchMaker, Reading, batches
+from mmjax.data.pipeline import BatchMaker, Reading
 from mmjax.data.rows import evaluation_rows
 from mmjax.evaluation.base import Context, Evaluator, Result, write_artifact
 from mmjax.parallel import hosts
 from mmjax.parallel.sharding import activations, batch_sharding, replicated
 from mmjax.run.assembly import Parts, check_contract, find_tokenize
+from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.training.optimizer import merge
 from mmjax.training.state import State
 from mmjax.training.step import apply_model, score
@@ -100,16 +101,17 @@ class Evaluation:
         size = self._maker.batch_size
         number = -(-len(self._rows.order) // size)
         sharding = batch_sharding(self._mesh)
-        iterator = batches(self._maker, 0, number, self._reading)
+        feed = open_feed({"eval_data": self._maker}, 0, number, self._reading, sharding)
         try:
-            for index, local in enumerate(iterator):
-                placed = to_devices(local, sharding)
+            for index in range(number):
+                with late_is_failure():
+                    placed = next(feed)["eval_data"]
                 known = {word: placed[word] for word in _IDENTITY if word in placed}
                 host = jax.device_get(self._whole(known))
                 position = np.arange(index * size, (index + 1) * size)
                 yield {**placed, **host, "position": position, "device": placed}
         finally:
-            iterator.close()
+            feed.close()
 
     @functools.cached_property
     def _encoders(self) -> dict[View, Any]:

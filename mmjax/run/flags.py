@@ -1,13 +1,17 @@
 """The command lines of train.py and eval.py."""
 
 import argparse
-import os
+import contextlib
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
+import jax
 from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, load, nearest, override
+from mmjax.parallel import hosts
 from mmjax.run.training import Failed, Options, Stopped
 
 _OVERRIDE = "--config."
@@ -91,17 +95,26 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
 
     2: something typed (config, flag, missing file); 1: the run failed; 128 + n: signal n.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a locale that cannot write a letter ends no run
+            stream.reconfigure(errors="backslashreplace")
     try:
         run(sys.argv[1:])
         return
     except ConfigError as error:
-        status, text = EXIT_WRONG, str(error)
+        status, text = EXIT_WRONG, f"error: {error}"
     except Failed as error:
-        status, text = 1, str(error)
+        status, text = 1, f"error: {error}"
     except Stopped as error:
+        for number in (signal.SIGTERM, signal.SIGINT):  # all is saved: no further one is heard
+            signal.signal(number, signal.SIG_IGN)
         status, text = 128 + error.number, str(error)
-    print(f"{'' if status > 2 else 'error: '}{text}", file=sys.stderr, flush=True)
-    if status == 1:
-        # Other processes may wait for this one in a collective; do not wait for them in turn.
-        os._exit(status)
+    except KeyboardInterrupt:
+        status, text = 128 + signal.SIGINT, "stopped before the training began."
+    except Exception:
+        status, text = 1, traceback.format_exc().rstrip()
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+    if status == 1 or (status == EXIT_WRONG and jax.distributed.is_initialized()):
+        hosts.leave(status)
     sys.exit(status)

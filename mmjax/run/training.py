@@ -1,11 +1,13 @@
 """Config and workdir to a trained model: start or go on, train, evaluate, report."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Iterator
 
 import jax
 from jax.sharding import Mesh
@@ -14,7 +16,7 @@ from ml_collections import ConfigDict
 from mmjax.config import ConfigError, override, plain, to_json
 from mmjax.data.dataset import members_of
 from mmjax.data.device import Feed
-from mmjax.data.pipeline import BatchMaker, Reading, batches
+from mmjax.data.pipeline import BatchMaker
 from mmjax.data.rows import training_rows
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.tokenizers.training import train_bpe
@@ -34,6 +36,7 @@ from mmjax.run.assembly import (
     with_tokenizer,
 )
 from mmjax.run.evaluating import Evaluation, print_numbers
+from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.run.hooks import Profile, RunHooks
 from mmjax.training import workdir as workdirs
 from mmjax.training.checkpoint import Checkpoints
@@ -94,22 +97,24 @@ def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dic
     """
     parts = assemble(config)
     folder = pathlib.Path(workdir).absolute()
-    profile = Profile(options.profile, folder)
-    hosts.start()
+    with refusing():
+        profile = Profile(options.profile, folder)
+        hosts.start()
     mesh = start_mesh(config, parts)
     if config.get("first"):  # a recipe in two stages, such as a tower that is then locked
         first = str(folder / "first")
         train(config.first, first, dataclasses.replace(options, profile=""))
         config = copy.deepcopy(config)
         override(config, "init_from", first)
-    with StopRequest() as stop, workdirs.locked(folder):
-        text = to_json(config)
-        decision = workdirs.decide(folder, text, options.resume, options.overwrite)
-        for change in decision.changes:
-            say(f"config: {change}")
-        workdirs.settle(folder, text, decision)
-        if hosts.is_main():
-            print(text, end="")
+    with StopRequest() as stop, contextlib.ExitStack() as held:
+        with refusing():
+            held.enter_context(workdirs.locked(folder))
+            text = to_json(config)
+            decision = workdirs.decide(folder, text, options.resume, options.overwrite)
+            for change in decision.changes:
+                say(f"config: {change}")
+            workdirs.settle(folder, text, decision)
+        say(text.rstrip())
         if config.compilation_cache and (note := compilation.use_cache()):
             say(note)
         parts = with_tokenizer(parts, _tokenizer(config, parts, folder))
@@ -120,9 +125,19 @@ def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dic
 
 
 def say(text: str) -> None:
-    """One line on standard output, from process 0 alone."""
+    """A line on standard output, from process 0 alone; a closed pipe ends no run."""
     if hosts.is_main():
-        print(text, flush=True)
+        with contextlib.suppress(OSError, ValueError):
+            print(text, flush=True)
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """What is said within of wrong input reaches the person as one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def start_mesh(config: ConfigDict, parts: Parts) -> Mesh:
@@ -168,14 +183,15 @@ def _train(
     stop: StopRequest,
 ) -> dict[str, float]:
     recipe, settings = parts.recipe, parts.settings
-    makers = stream_makers(parts)
-    check_needs(
-        {name: goal.objective for name, goal in recipe.goals.items()},
-        {word for maker in makers.values() for word in maker.global_shapes},
-    )
-    evaluation = None
-    if parts.eval_data is not None:
-        evaluation = Evaluation(parts, mesh, settings["reading"])
+    with refusing():
+        makers = stream_makers(parts)
+        check_needs(
+            {name: goal.objective for name, goal in recipe.goals.items()},
+            {word for maker in makers.values() for word in maker.global_shapes},
+        )
+        evaluation = None
+        if parts.eval_data is not None:
+            evaluation = Evaluation(parts, mesh, settings["reading"])
     checkpoints = Checkpoints(
         folder / "checkpoints", config.keep_last, keep_best=config.best_metric or None
     )
@@ -187,7 +203,8 @@ def _train(
         settings["sharding_rules"],
     )
     identity = data_identity(config, parts)
-    state, start, offset = _begin(config, compiled, checkpoints, identity, options)
+    with refusing():
+        state, start, offset = _begin(config, compiled, checkpoints, identity, options)
     files = {
         "config.json": to_json(config),
         "environment.json": environment.describe(),
@@ -202,9 +219,10 @@ def _train(
             (folder / name).write_text(files[name], encoding="utf-8")
     if start >= config.steps:
         say(f"the run is at step {start} of {config.steps} already; raise --config.steps to go on.")
-    reading = settings["reading"]
     pace = Pace(start)
-    feed = _feed(makers, start - offset, config.steps - offset, reading, mesh)
+    feed = open_feed(
+        makers, start - offset, config.steps - offset, settings["reading"], batch_sharding(mesh)
+    )
     log = MetricLog(folder, start, config.tensorboard)
     progress = Progress(config.steps, pace)
     hooks = RunHooks(
@@ -230,14 +248,15 @@ def _train(
             settings["rhythm"],
             hooks,
         )
-    finally:
-        feed.close()
         checkpoints.wait()
+    finally:  # perhaps on this process alone, so nothing here waits for another
+        feed.close()
+        checkpoints.join()
         hooks.poll(config.steps)
         log.close()
         progress.close()
-    if step < config.steps and stop.signal is not None:
-        raise Stopped(stop.signal, step)
+    if step < config.steps:  # where another process got the signal, this one stops by its word
+        raise Stopped(stop.signal or signal.SIGTERM, step)
     if hooks.last_evaluation:
         say(f"step {step}:\n{print_numbers(hooks.last_evaluation)}")
     return hooks.last_evaluation
@@ -258,34 +277,9 @@ def stream_makers(parts: Parts) -> dict[str, BatchMaker]:
     return made
 
 
-def _feed(
-    makers: Mapping[str, BatchMaker], start: int, stop: int, reading: Reading, mesh: Mesh
-) -> Feed:
-    def open_streams() -> Iterator[dict[str, Batch]]:
-        opened = {name: batches(maker, start, stop, reading) for name, maker in makers.items()}
-        try:
-            for _ in range(start, stop):
-                yield {name: next(iterator) for name, iterator in opened.items()}
-        finally:
-            for iterator in opened.values():
-                iterator.close()
-
-    def late(taken: int) -> str:
-        if not reading.workers:
-            return "the decoding threads are stuck."
-        return f"worker {taken % reading.workers} of {reading.workers} is stuck."
-
-    return Feed(
-        open_streams,
-        batch_sharding(mesh),
-        stall_seconds=reading.stall_seconds,
-        describe=late,
-    )
-
-
 def _timed(feed: Feed, pace: Pace) -> Iterator[dict[str, Batch]]:
     while True:
-        with pace.waiting():
+        with pace.waiting(), late_is_failure():
             batch = next(feed)
         yield batch
 

@@ -87,7 +87,7 @@ class Checkpoints:
 
     def clean(self) -> None:
         """Removes what dead saves left and sets aside what lost its manifest; once, at start."""
-        self._join()
+        self.join()
         if hosts.is_main() and not self._read_only:
             self._sweep()
         hosts.barrier("checkpoints cleaned")
@@ -143,7 +143,7 @@ class Checkpoints:
         for name in files or ():
             if name in (STATE, manifest.MANIFEST, manifest.UNFINISHED) or "/" in name or not name:
                 raise ValueError(f"a file beside a state cannot be named {name!r}.")
-        self._join()
+        self.join()
         self._verified = None
         token = self._begin(step) if hosts.is_main() else ""
         token = hosts.broadcast_bytes(token.encode()).decode()
@@ -170,7 +170,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns once the save under way is committed or has failed, on all processes."""
-        self._join()
+        self.join()
         hosts.barrier("checkpoint committed")
 
     def restore(self, step: int | None, like: PyTree) -> PyTree:
@@ -275,7 +275,8 @@ class Checkpoints:
             return ""
         return token
 
-    def _join(self) -> None:
+    def join(self) -> None:
+        """Returns once this process's part of the save under way has ended; waits for no other."""
         if self._saving is not None:
             self._saving.join()
             self._saving = None

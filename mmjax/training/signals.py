@@ -1,7 +1,8 @@
 """SIGTERM and Ctrl-C as a request: finish the step, save, leave."""
 
+import contextlib
+import os
 import signal
-import sys
 from types import FrameType
 from typing import Any
 
@@ -30,7 +31,9 @@ class StopRequest:
         self.signal = self.signal or number
         name = signal.Signals(number).name
         word = "still saving" if again else "finishing this step, saving, then leaving"
-        print(f"\n{name}: {word}.", file=sys.stderr, flush=True)
+        # Not print: the signal may have come in the middle of one, which is an error.
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{name}: {word}.\n".encode())
 
     def __bool__(self) -> bool:
         return self.signal is not None
