@@ -1,0 +1,59 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax.models.layers.positions import resize, sincos_2d
+
+
+def reference(rows, columns, dim):
+    """One number at a time."""
+    table = np.zeros((rows * columns, dim))
+    quarter = dim // 4
+    for row in range(rows):
+        for column in range(columns):
+            for i in range(quarter):
+                omega = 1 / 10_000 ** (i / (quarter - 1))
+                values = (
+                    np.sin(column * omega),
+                    np.cos(column * omega),
+                    np.sin(row * omega),
+                    np.cos(row * omega),
+                )
+                table[row * columns + column, i::quarter] = values
+    return table
+
+
+@pytest.mark.parametrize(("rows", "columns", "dim"), [(3, 3, 8), (2, 5, 16)])
+def test_sincos_positions_are_their_formula(rows, columns, dim):
+    np.testing.assert_allclose(
+        sincos_2d(rows, columns, dim), reference(rows, columns, dim), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dim", [4, 10])
+def test_a_width_that_does_not_split_is_refused(dim):
+    with pytest.raises(ValueError, match=f"not {dim}"):
+        sincos_2d(2, 2, dim)
+
+
+def test_resizing_keeps_what_is_no_patch_and_the_pictures_shape():
+    # A table that grows along the columns alone stays so, whatever the size.
+    grid = np.broadcast_to(np.arange(4.0)[None, :, None], (4, 4, 2)).reshape(16, 2)
+    table = jnp.asarray(np.concatenate([[[7.0, 8.0]], grid]), jnp.float32)
+    out = resize(table, 64, extra=1)
+    assert out.shape == (65, 2)
+    np.testing.assert_array_equal(out[0], [7, 8])
+    new = np.asarray(out[1:]).reshape(8, 8, 2)
+    np.testing.assert_allclose(new, np.broadcast_to(new[:1], new.shape), atol=1e-5)
+    assert (np.diff(new[0, :, 0]) > 0).all()
+
+
+def test_resizing_to_the_same_size_changes_nothing():
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(9, 4)), jnp.float32)
+    np.testing.assert_allclose(resize(table, 9), table, atol=1e-6)
+
+
+@pytest.mark.parametrize(("old", "new"), [(12, 16), (16, 12)])
+def test_positions_that_are_no_square_are_refused(old, new):
+    with pytest.raises(ValueError, match=f"of {old} patches do not resize to {new}"):
+        resize(jnp.zeros((old, 4)), new)

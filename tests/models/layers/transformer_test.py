@@ -1,0 +1,91 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax.models.layers.transformer import REMAT, Block, run_blocks
+from mmjax.paths import flatten
+
+FIELDS = {
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_dim": 16,
+    "activation": "gelu",
+    "norm_epsilon": 1e-6,
+    "dtype": "float32",
+}
+
+
+class Stack(nn.Module):
+    """A module that is nothing but its blocks."""
+
+    scan: bool = True
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, x, mask=None):
+        return run_blocks(x, mask, **FIELDS, scan=self.scan, remat=self.remat)
+
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 8)), jnp.float32)
+MASK = jnp.tril(jnp.ones((1, 4, 4), bool))
+
+
+def outcome(stack, params):
+    """Value and gradients, of parameters and input, through a loss that no symmetry hides."""
+
+    def loss(params, x):
+        out = stack.apply({"params": params}, x, MASK)
+        return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape)))
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, X)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(Stack().init)(jax.random.key(0), X)["params"]
+
+
+@pytest.mark.parametrize("remat", REMAT)
+@pytest.mark.parametrize("scan", [True, False])
+def test_scan_and_remat_change_neither_tree_nor_numbers(params, scan, remat):
+    stack = Stack(scan, remat)
+    own = jax.jit(stack.init)(jax.random.key(0), X)["params"]
+    assert flatten(own).keys() == flatten(params).keys()
+    for path, value in flatten(params).items():
+        np.testing.assert_array_equal(flatten(own)[path], value)
+    plain, other = outcome(Stack(), params), outcome(stack, params)
+    for path, value in flatten(plain).items():
+        np.testing.assert_allclose(flatten(other)[path], value, rtol=1e-5, atol=2e-6)
+
+
+def test_remat_makes_products_again_and_dots_fewer_of_them(params):
+    def products(remat):
+        stack = Stack(remat=remat)
+        text = str(jax.make_jaxpr(jax.grad(lambda p: stack.apply({"params": p}, X).sum()))(params))
+        return text.count("dot_general")
+
+    assert products("none") < products("dots") < products("full")
+
+
+def test_blocks_are_stacked_and_each_starts_with_its_own_values(params):
+    assert {path.split("/")[0] for path in flatten(params)} == {"blocks"}
+    for path, value in flatten(params).items():
+        assert value.shape[0] == FIELDS["depth"], path
+    kernels = params["blocks"]["attention"]["query"]["kernel"]
+    assert not np.allclose(kernels[0], kernels[1])
+
+
+def test_the_loop_equals_blocks_run_one_by_one(params):
+    block = Block(2, 16, "gelu", 1e-6, 1.0, "float32")
+    x = X
+    for layer in range(FIELDS["depth"]):
+        one = jax.tree.map(lambda stack, layer=layer: stack[layer], params["blocks"])
+        x, _ = block.apply({"params": one}, x, MASK)
+    np.testing.assert_allclose(Stack().apply({"params": params}, X, MASK), x, atol=1e-5)
+
+
+def test_an_unknown_remat_is_refused():
+    with pytest.raises(ValueError, match="remat='some' is none of none, full, dots"):
+        Stack(remat="some").init(jax.random.key(0), X)
