@@ -22,11 +22,11 @@ class Contract:
 
     Attributes:
       image_size: height and width in pixels.
-      resize: 'squash', 'shortest_crop' or 'longest_pad', as in `data.transforms`.
+      resize: 'squash', 'shortest' or 'longest', as in `data.transforms.resize.Resize`.
       interpolation: of the exact path; 'bicubic' is Pillow's.
       mean: of each channel, of values in 0...1.
       std: of each channel.
-      pad_value: grey level that 'longest_pad' fills with, 0...255.
+      pad_value: grey level that 'longest' fills with, 0...255.
       text_cleaning: rule applied to a caption before the tokenizer.
       tokenizer: SHA-256 of the tokenizer's file, '' where the model reads no text.
       sequence_length: tokens of a text.

@@ -127,11 +127,11 @@ def image_text_data(
         Dataset,
         source=spec(Scenes, image_size=size) if made_up else None,
         fields=spec(Fields, **fields),
-        transforms=(spec(PickCaption), spec(RandomResizedCrop, size=size, scale=scale), tokenize),
+        transforms=(spec(RandomResizedCrop, size=size, scale=scale), spec(PickCaption), tokenize),
     )
     config.eval_data = spec(
         Dataset,
         source=spec(Scenes, split="held_out", num_scenes=16, image_size=size) if made_up else None,
         fields=spec(Fields, **fields),
-        transforms=(spec(PickCaption, first=True), spec(Resize, size=size, form=form), tokenize),
+        transforms=(spec(Resize, size=size, form=form), spec(PickCaption, first=True), tokenize),
     )

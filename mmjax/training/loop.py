@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -45,6 +45,7 @@ class Failed(RuntimeError):
     """The run cannot go on; the message says why and what to do."""
 
 
+@runtime_checkable
 class Hooks(Protocol):
     """What the loop calls outside the step; all processes call the same at the same steps."""
 

@@ -1,0 +1,28 @@
+"""The preprocessing contract."""
+
+import numpy as np
+import pytest
+
+from mmjax.preprocess import CLIP_MEAN, CLIP_STD, Contract, preprocess, preprocess_image
+
+
+def test_pixels_become_normalised_numbers():
+    image = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3)).astype(np.uint8)
+    contract = Contract(mean=CLIP_MEAN, std=CLIP_STD)
+    wanted = (image / 255.0 - np.array(CLIP_MEAN)) / np.array(CLIP_STD)
+    np.testing.assert_allclose(preprocess_image(image, contract), wanted, atol=2e-6)
+
+
+def test_only_pictures_are_touched():
+    batch = {"token_ids": np.ones((2, 3), np.int32)}
+    assert preprocess(batch, Contract()) == batch
+
+
+def test_a_contract_survives_its_file():
+    contract = Contract(image_size=96, mean=CLIP_MEAN, std=CLIP_STD, tokenizer="abc")
+    assert Contract.from_json(contract.to_json()) == contract
+
+
+def test_a_standard_deviation_of_zero_is_refused():
+    with pytest.raises(ValueError, match="std above 0"):
+        Contract(std=(1.0, 0.0, 1.0))

@@ -1,0 +1,161 @@
+"""What the loop decides: reading late, evaluating, saving and stopping."""
+
+import numpy as np
+import pytest
+
+from mmjax.data.sources.base import CAUSES
+from mmjax.training.loop import Failed, Rhythm, bad_sample_table, train
+from mmjax.training.state import State, add_samples, new_counters, samples_seen
+
+
+class Recorder:
+    """Hooks that write down what was asked of them."""
+
+    def __init__(self):
+        self.calls = []
+
+    def log(self, step, metrics):
+        self.calls.append(("log", step))
+
+    def evaluate(self, step, state):
+        self.calls.append(("evaluate", step))
+        return {"score": float(step)}
+
+    def save(self, step, state, metrics):
+        self.calls.append(("save", step, metrics))
+
+    def poll(self, step):
+        self.calls.append(("poll", step))
+
+    def stop_word(self):
+        return np.zeros(1, np.int32)
+
+    def of(self, kind):
+        return [call[1:] if len(call) > 2 else call[1] for call in self.calls if call[0] == kind]
+
+
+def state():
+    return State(np.int32(0), {}, {}, {}, {}, {}, new_counters())
+
+
+def metrics(step, bad=0, skipped=0, stop=0, samples=None):
+    counts = np.zeros(len(CAUSES), np.int32)
+    counts[CAUSES.index("decode")] = bad
+    return {
+        "loss": np.float32(step),
+        "counters/samples": np.array([0, 8 * step if samples is None else samples], np.int32),
+        "counters/bad_samples": counts,
+        "counters/skipped": np.int32(skipped),
+        "counters/skipped_in_a_row": np.int32(skipped),
+        "stop": np.int32(stop),
+    }
+
+
+def run(steps, rhythm=None, start=0, made=metrics):
+    hooks, taken = Recorder(), []
+
+    def take_step(before, batch, stop):
+        taken.append(batch)
+        return before, made(start + len(taken))
+
+    rhythm = rhythm or Rhythm(log_steps=2, save_steps=4)
+    try:
+        _, last = train(state(), take_step, iter(range(100)), start, steps, rhythm, hooks)
+    except Failed as error:
+        return hooks, len(taken), error
+    return hooks, len(taken), last
+
+
+def test_each_batch_is_taken_once_and_the_end_is_evaluated_and_saved():
+    hooks, taken, last = run(10)
+    assert (taken, last) == (10, 10)
+    assert hooks.of("save") == [(4, None), (8, None), (10, {"score": 10.0})]
+    assert hooks.of("evaluate") == [10]
+    assert hooks.of("log") == [1, 2, 4, 6, 8, 10]
+
+
+def test_metrics_are_read_a_step_late():
+    hooks, _, _ = run(3, Rhythm(log_steps=1, save_steps=100))
+    order = [call[:2] for call in hooks.calls if call[0] in ("log", "poll")]
+    assert order == [("poll", 1), ("log", 1), ("poll", 2), ("log", 2), ("poll", 3), ("log", 3)]
+
+
+def test_a_checkpoint_carries_the_metrics_of_that_very_step():
+    hooks, _, _ = run(9, Rhythm(log_steps=5, save_steps=3, eval_steps=6))
+    assert hooks.of("save") == [(3, None), (6, {"score": 6.0}), (9, {"score": 9.0})]
+
+
+def test_a_resumed_run_takes_only_the_steps_left():
+    hooks, taken, last = run(10, start=8)
+    assert (taken, last) == (2, 10)
+    assert hooks.of("log")[-1] == 10
+
+
+def test_a_finished_run_does_nothing():
+    hooks, taken, last = run(8, start=8)
+    assert (taken, last, hooks.calls) == (0, 8, [])
+
+
+def test_a_request_to_stop_ends_after_the_next_step_with_a_save():
+    hooks, taken, last = run(50, made=lambda step: metrics(step, stop=int(step >= 3)))
+    assert (taken, last) == (4, 4)
+    assert hooks.of("save") == [(4, None)]
+    assert hooks.of("evaluate") == []
+
+
+def test_too_many_bad_samples_stop_the_run_with_the_table():
+    def made(step):
+        return metrics(step, bad=60 * step, samples=500 * step)
+
+    hooks, taken, error = run(50, made=made)
+    assert isinstance(error, Failed)
+    assert taken == 3  # 1,000 samples at step 2, read at step 3
+    assert "120 of 1,000 samples could not be used (12.0%, limit 5.0%)" in str(error)
+    assert "decode" in str(error)
+    assert hooks.of("save") == []
+
+
+def test_few_bad_samples_or_few_samples_do_not():
+    assert run(9, made=lambda step: metrics(step, bad=25 * step, samples=500 * step))[2] == 9
+    assert run(9, made=lambda step: metrics(step, bad=50 * step, samples=100 * step))[2] == 9
+
+
+def test_updates_skipped_in_a_row_stop_the_run_and_are_not_saved():
+    rhythm = Rhythm(log_steps=5, save_steps=100, max_skipped=3)
+    hooks, taken, error = run(50, rhythm, made=lambda step: metrics(step, skipped=max(0, step - 4)))
+    assert isinstance(error, Failed)
+    assert taken == 8
+    assert "not finite 3 times in a row" in str(error)
+    assert hooks.of("save") == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"log_steps": 0},
+        {"save_steps": 0},
+        {"eval_steps": -1},
+        {"max_skipped": 0},
+        {"max_bad_fraction": 1.5},
+    ],
+)
+def test_a_rhythm_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Rhythm(**wrong)
+
+
+def test_samples_are_counted_beyond_two_billion():
+    samples = np.array([0, 0], np.int32)
+    for _ in range(3):
+        samples = add_samples(samples, 999_999)
+    assert samples_seen(samples) == 2_999_997
+    assert samples_seen(add_samples(np.array([40_000, 999_999], np.int32), 32_768)) == (
+        40_000_999_999 + 32_768
+    )
+
+
+def test_the_table_names_causes_that_happened():
+    counts = np.arange(len(CAUSES))
+    table = bad_sample_table(counts, 100, 0.05)
+    assert CAUSES[0] not in table
+    assert all(cause in table for cause in CAUSES[1:])

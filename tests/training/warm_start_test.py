@@ -1,0 +1,98 @@
+"""A warm start takes what it is told to take, and nothing is left over silently."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax.training.checkpoint import Checkpoints
+from mmjax.training.warm_start import fit, warm_params
+
+PARAMS = {
+    "image": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3), "bias": np.ones(3, "f4")},
+    "text": {"kernel": np.full((2, 2), 5, np.float32)},
+}
+EMA = {"image": {"kernel": np.zeros((2, 3), "f4"), "bias": np.zeros(3, "f4")}}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(
+        1, jax.tree.map(jnp.asarray, {"params": PARAMS, "ema": EMA}), {"config.json": "{}"}
+    )
+    checkpoints.wait()
+    return str(folder)
+
+
+def zeros():
+    return {
+        "image": {"kernel": np.zeros((2, 3), "f4"), "bias": np.zeros(3, "f4")},
+        "text": {"kernel": np.zeros((2, 2), "f4")},
+    }
+
+
+SAME = (("(.*)", r"\1"),)
+
+
+def test_everything_of_the_same_name_is_taken(source):
+    warm = warm_params(zeros(), source, SAME)
+    np.testing.assert_array_equal(warm["image"]["kernel"], PARAMS["image"]["kernel"])
+    np.testing.assert_array_equal(warm["text"]["kernel"], PARAMS["text"]["kernel"])
+
+
+def test_the_moving_average_can_be_taken(source):
+    warm = warm_params(PARAMS, source, SAME, ema=True)
+    assert not warm["image"]["kernel"].any()
+    np.testing.assert_array_equal(warm["text"]["kernel"], PARAMS["text"]["kernel"])
+
+
+def test_arrays_can_be_renamed_skipped_and_left_fresh(source):
+    ours = {
+        "tower": {"kernel": np.zeros((2, 3), "f4"), "bias": np.zeros(3, "f4")},
+        "head": np.ones(2),
+    }
+    rules = ((r"image/(.*)", r"tower/\1"), ("text/.*", ""))
+    warm = warm_params(ours, source, rules, fresh=("head",))
+    np.testing.assert_array_equal(warm["tower"]["kernel"], PARAMS["image"]["kernel"])
+    np.testing.assert_array_equal(warm["head"], np.ones(2))
+
+
+def test_what_finds_no_place_is_an_error(source):
+    ours = zeros()
+    del ours["text"]
+    with pytest.raises(ValueError, match="no place for 1 of 3 arrays: text/kernel"):
+        warm_params(ours, source, SAME)
+    with pytest.raises(ValueError, match="no place for 1 of 3 arrays: text/kernel"):
+        warm_params(zeros(), source, (("(image/.*)", r"\1"),))
+
+
+def test_what_gets_no_value_is_an_error(source):
+    ours = zeros() | {"head": np.ones(2)}
+    with pytest.raises(ValueError, match="nothing for 1 of our 4 arrays: head"):
+        warm_params(ours, source, SAME)
+
+
+def test_another_shape_is_an_error_unless_it_is_a_table_of_positions(source):
+    ours = zeros()
+    ours["image"]["kernel"] = np.zeros((4, 3), "f4")
+    with pytest.raises(ValueError, match=r"image/kernel is \(2, 3\) there and \(4, 3\) here"):
+        warm_params(ours, source, SAME)
+
+
+@pytest.mark.parametrize(("old", "new", "extra"), [(16, 64, 0), (17, 65, 1), (64, 16, 0)])
+def test_picture_positions_are_resized_and_a_class_token_kept(old, new, extra):
+    table = np.random.default_rng(0).normal(size=(old, 5)).astype(np.float32)
+    made = fit("image/position_embedding", table, (new, 5))
+    assert made.shape == (new, 5)
+    np.testing.assert_array_equal(made[:extra], table[:extra])
+    flat = fit("image/position_embedding", np.ones((old, 5), "f4"), (new, 5))
+    np.testing.assert_allclose(flat, 1, rtol=1e-5)
+
+
+def test_text_positions_are_cut_or_stretched():
+    table = np.linspace(0, 1, 8, dtype=np.float32)[:, None] * np.ones((1, 3), "f4")
+    np.testing.assert_array_equal(fit("text/position_embedding", table, (5, 3)), table[:5])
+    longer = fit("text/position_embedding", table, (15, 3))
+    np.testing.assert_allclose(longer[:, 0], np.linspace(0, 1, 15), atol=1e-6)
