@@ -1,9 +1,44 @@
 """Eight simulated CPU devices for every test; set before JAX is first imported."""
 
+import importlib.util
 import os
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+
+
+@pytest.fixture(scope="session")
+def lab() -> Any:
+    """The module trainer.py beside this file."""
+    spec = importlib.util.spec_from_file_location(
+        "trainer", pathlib.Path(__file__).parent / "trainer.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def trainer(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Starts runs of train.py; ends those that a failed test has left."""
+    made = lab.Trainer(tmp_path_factory.mktemp("trainer"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(trainer: Any, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The workdir of a run of the tiny config that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    trainer.finish(workdir)
+    return workdir
