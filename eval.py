@@ -7,8 +7,7 @@ from mmjax.run import evaluation, flags
 
 def run(arguments: Sequence[str]) -> None:
     """Scores one checkpoint on held-out data and renews the report."""
-    workdir, step, overrides = flags.parse_eval(arguments)
-    evaluation.evaluate(workdir, step, overrides)
+    evaluation.evaluate(*flags.parse_eval(arguments))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,12 @@ def get_config(variant: str = "") -> ConfigDict:
     tokenize = {"partial": ("tokenizer",), "length": length, "bos": True, "eos": True}
     config.data = spec(
         Dataset,
-        source=spec(Scenes, image_size=image_size, seed=config.get_ref("seed")),
+        source=spec(
+            Scenes,
+            image_size=image_size,
+            num_scenes=64 if smoke else 50_000,
+            seed=config.get_ref("seed"),
+        ),
         fields=spec(Fields, image_from="image"),
         transforms=(spec(PickCaption), spec(Tokenize, **tokenize)),
     )

@@ -25,6 +25,10 @@ from ml_collections.config_dict import placeholder
 from mmjax.parsing import parse_value
 
 TRUSTED = ("mmjax", "optax", "flax")  # roots whose targets a saved config may name
+# Of our own, classes that a config describes and schedules: nothing that writes or runs.
+_OWN_CLASSES = r"mmjax\.(models|objectives|data|evaluation)\..*|mmjax\.preprocess"
+_OWN_CLASSES += r"|mmjax\.training\.(optimizer|loop|step)|mmjax\.run\.assembly"
+_OWN_FUNCTIONS = "mmjax.training.schedules"
 _PLAIN = (bool, int, float, str)
 _named: dict[str, Any] = {}  # targets that code of this process has put into a spec itself
 
@@ -191,9 +195,17 @@ def find_target(path: str, allow: Sequence[str] = ()) -> Any:
         target = getattr(importlib.import_module(found[1]), found[2])
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"target {path!r} does not exist here: {error}.") from None
-    own_root = str(getattr(target, "__module__", "")).split(".")[0]
-    if not isinstance(target, type | types.FunctionType) or own_root not in roots:
+    home = str(getattr(target, "__module__", ""))
+    if not isinstance(target, type | types.FunctionType) or home.split(".")[0] not in roots:
         raise ConfigError(f"target {path!r} is refused: it is no class or function of {roots}.")
+    is_config = isinstance(target, type) and re.fullmatch(_OWN_CLASSES, home)
+    if home.startswith("mmjax.") and not (is_config or home == _OWN_FUNCTIONS):
+        raise ConfigError(
+            f"target {path!r} is refused: a saved config may name models, objectives, data, "
+            "evaluators, the optimizer and schedules of mmjax, and nothing that acts."
+        )
+    if home.startswith("flax.") and not home.startswith("flax.linen"):
+        raise ConfigError(f"target {path!r} is refused: of flax, only flax.linen may be named.")
     return target
 
 

@@ -83,15 +83,6 @@ def broadcast_bytes(value: bytes) -> bytes:
     return _broadcast(padded).tobytes()
 
 
-def any_process(flag: bool) -> bool:
-    """True everywhere as soon as the flag is set on one process."""
-    if jax.process_count() == 1:
-        return flag
-    from jax.experimental import multihost_utils
-
-    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
-
-
 def _broadcast(value: np.ndarray) -> Any:
     from jax.experimental import multihost_utils
 

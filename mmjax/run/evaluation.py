@@ -13,7 +13,10 @@ from mmjax.training.compiled import Compiled
 
 
 def evaluate(
-    workdir: str, step: int | None = None, overrides: list[tuple[str, str]] | None = None
+    workdir: str,
+    step: int | None = None,
+    overrides: list[tuple[str, str]] | None = None,
+    allow: tuple[str, ...] = (),
 ) -> dict[str, float]:
     """Scores a checkpoint on held-out data, prints the numbers and renews the report.
 
@@ -21,6 +24,7 @@ def evaluate(
       workdir: of a training run.
       step: of a checkpoint, or None for the newest that is whole.
       overrides: (path, text) of values of the saved config, e.g. ('eval_data.path', '*.tar').
+      allow: packages whose classes the saved config may name, beside those always trusted.
 
     Returns:
       {'retrieval/text_to_image/R@1': ..., ...}.
@@ -35,7 +39,7 @@ def evaluate(
     config = from_json(saved.read_text(encoding="utf-8"))
     for path, text in overrides or ():
         override(config, path, text)
-    parts = assemble(config)
+    parts = assemble(config, allow)
     if parts.eval_data is None:
         raise ConfigError("the run's config has no eval_data; there is nothing to evaluate on.")
     if not parts.settings["evaluators"]:

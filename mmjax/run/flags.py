@@ -41,13 +41,21 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
     return config, known.workdir, options
 
 
-def parse_eval(arguments: Sequence[str]) -> tuple[str, int | None, list[tuple[str, str]]]:
-    """(workdir, step or None for the newest, overrides of the saved config) of eval.py."""
+def parse_eval(
+    arguments: Sequence[str],
+) -> tuple[str, int | None, list[tuple[str, str]], tuple[str, ...]]:
+    """(workdir, step or None for the newest, overrides, packages allowed) of eval.py."""
     parser = _parser("python eval.py", "Evaluates a checkpoint of a workdir.")
     parser.add_argument("--workdir", required=True, help="a workdir that train.py made")
     parser.add_argument("--step", type=int, default=None, help="by default the newest")
+    parser.add_argument(
+        "--allow",
+        default="",
+        help="packages beside mmjax, optax and flax whose classes the saved config may name",
+    )
     known, overrides = _parse(parser, arguments)
-    return known.workdir, known.step, overrides
+    allowed = tuple(name for name in known.allow.split(",") if name)
+    return known.workdir, known.step, overrides, allowed
 
 
 class _Parser(argparse.ArgumentParser):

@@ -125,7 +125,7 @@ def image_text_data(
     )
     config.data = spec(
         Dataset,
-        source=spec(Scenes, image_size=size) if made_up else None,
+        source=spec(Scenes, num_scenes=64, image_size=size) if made_up else None,
         fields=spec(Fields, **fields),
         transforms=(spec(RandomResizedCrop, size=size, scale=scale), spec(PickCaption), tokenize),
     )

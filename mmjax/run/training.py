@@ -166,7 +166,7 @@ def _tokenizer(config: ConfigDict, parts: Parts, folder: pathlib.Path) -> Tokeni
             caption
             for stream in parts.streams.values()
             for member in members_of(stream.data)
-            for caption in member.captions(most=20_000)
+            for caption in member.captions(most=8 * config.tokenizer.vocab_size)
         )
         train_bpe(captions, config.tokenizer.vocab_size, str(kept))
     hosts.barrier("tokenizer trained")
