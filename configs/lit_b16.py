@@ -42,6 +42,7 @@ def _recipe(smoke: bool, frozen: tuple[str, ...]) -> ConfigDict:
     config = base_config(
         steps=2 if smoke else 60_000,
         batch_size=8 if smoke else 16_384,
+        log_steps=1 if smoke else 50,
         save_steps=1 if smoke else 5_000,
     )
     config.image_size = 32 if smoke else 224

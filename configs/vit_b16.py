@@ -31,6 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = base_config(
         steps=2 if smoke else 2_441_000,  # 40 billion samples
         batch_size=8 if smoke else 16_384,
+        log_steps=1 if smoke else 50,
         save_steps=1 if smoke else 5_000,
     )
     config.image_size = 32 if smoke else 224

@@ -1,5 +1,6 @@
 """The preprocessing contract."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ def test_pixels_become_normalised_numbers():
     image = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3)).astype(np.uint8)
     contract = Contract(mean=CLIP_MEAN, std=CLIP_STD)
     wanted = (image / 255.0 - np.array(CLIP_MEAN)) / np.array(CLIP_STD)
-    np.testing.assert_allclose(preprocess_image(image, contract), wanted, atol=2e-6)
+    np.testing.assert_allclose(preprocess_image(jnp.asarray(image), contract), wanted, atol=2e-6)
 
 
 def test_only_pictures_are_touched():

@@ -41,6 +41,7 @@ from mmjax.run.hooks import Profile, RunHooks
 from mmjax.training import workdir as workdirs
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled
+from mmjax.training.flops import peak_flops
 from mmjax.training.logging import MetricLog
 from mmjax.training.loop import Failed
 from mmjax.training.loop import train as train_loop
@@ -236,7 +237,7 @@ def _train(
         progress=progress,
         stop=stop,
         rows_a_step=sum(maker.batch_size for maker in makers.values()),
-        flops_a_step=compiled.flops,
+        flops_a_step=compiled.flops if peak_flops(jax.devices()[0].device_kind) else 0.0,
     )
     try:
         state, step = train_loop(

@@ -16,6 +16,17 @@ from mmjax.training.state import State
 from mmjax.training.step import Recipe, init_state, train_step
 from mmjax.typing import Batch, PyTree
 
+
+def _without_remat(model: Any) -> Any:
+    """The model with no tower recomputing anything; its parameters are the same."""
+    towers = {
+        name: tower.clone(remat="none")
+        for name, tower in vars(model).items()
+        if hasattr(tower, "remat")
+    }
+    return model.clone(**towers) if towers else model
+
+
 Shapes = Mapping[str, tuple[tuple[int, ...], Any]]
 
 
@@ -68,8 +79,10 @@ class Compiled:
 
     @functools.cached_property
     def flops(self) -> float:
-        """Operations of one step, counted from shapes."""
-        return step_flops(self._step, self.state, self.batches, self.stop)
+        """Operations of one step, counted from shapes; recomputation under remat left out."""
+        recipe = dataclasses.replace(self.recipe, model=_without_remat(self.recipe.model))
+        step = functools.partial(train_step, recipe)
+        return step_flops(step, self.state, self.batches, self.stop)
 
     def _init(self) -> State:
         zeros = {

@@ -91,13 +91,17 @@ def train(
         state, latest = take_step(state, next(batches), hooks.stop_word())
         step += 1
         stopping = pending is not None and _examine(*pending, rhythm, hooks)
-        pending = (step, latest)
-        metrics = None
-        if not stopping and rhythm.eval_steps and step % rhythm.eval_steps == 0 and step < steps:
-            metrics = hooks.evaluate(step, state)
+        pending, metrics = (step, latest), None
+        evaluating = rhythm.eval_steps and step % rhythm.eval_steps == 0 and step < steps
+        saving = step % rhythm.save_steps == 0 and step < steps
+        if evaluating or saving:  # both wait for the device, so this step can be judged at once
+            stopping = _examine(*pending, rhythm, hooks) or stopping
+            pending = None
         if stopping:
             break
-        if step % rhythm.save_steps == 0 and step < steps:
+        if evaluating:
+            metrics = hooks.evaluate(step, state)
+        if saving:
             hooks.save(step, state, metrics)
             saved = step
         hooks.poll(step)
