@@ -1,5 +1,6 @@
 """`TwoTower` beside the reference CLIP and SigLIP, same weights, same inputs."""
 
+import functools
 import math
 import pathlib
 
@@ -169,12 +170,12 @@ def test_outputs_equal_the_reference(name, ours, loss):
 
     variables = {"params": unflatten({path: jnp.asarray(x) for path, x in params.items()})}
     with jax.default_matmul_precision("highest"):
-        (image, text, scalars), kept = model.apply(
-            variables,
-            *inputs,
+        run = functools.partial(
+            model.apply,
             capture_intermediates=lambda module, _: isinstance(module, Block),
             mutable=["intermediates"],
         )
+        (image, text, scalars), kept = jax.jit(run)(variables, *inputs)
         logits = jnp.exp(scalars["log_scale"]) * image.embedding @ text.embedding.T
     if "bias" in scalars:
         logits = logits + scalars["bias"]

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,78 +25,85 @@ def texts(padding=0):
     return jnp.asarray(np.where(MASK, ids, padding), jnp.int32)
 
 
-@functools.cache
-def make(**fields):
-    """A model and its first parameters."""
-    model = TextTransformer(**{**SMALL, **fields})
-    return model, jax.jit(model.init)(jax.random.key(0), texts(), MASK)
+@pytest.fixture
+def make(random_variables):
+    """A model and parameters."""
+
+    def make(**fields):
+        model = TextTransformer(**{**SMALL, **fields})
+        return model, random_variables(model, texts(), MASK)
+
+    return make
 
 
 # All but 'last', which sees the padding: the test after the next one.
 @pytest.mark.parametrize("pooling", sorted({*POOLING} - {"last"}))
 @pytest.mark.parametrize("causal", [True, False])
-def test_padding_does_not_change_the_embedding(pooling, causal):
+def test_padding_does_not_change_the_embedding(make, pooling, causal):
     model, variables = make(pooling=pooling, causal=causal, mask_padding=True)
     out = jax.jit(model.apply)(variables, texts(), MASK)
     other = jax.jit(model.apply)(variables, texts(padding=7), MASK)
     assert out.pooled.shape == (3, 16)
     np.testing.assert_array_equal(other.pooled, out.pooled)
-    short = model.apply(variables, texts()[1:2, :5], MASK[1:2, :5])
+    short = jax.jit(model.apply)(variables, texts()[1:2, :5], MASK[1:2, :5])
     np.testing.assert_allclose(short.pooled[0], out.pooled[1], atol=2e-6)
 
 
-def test_a_causal_text_needs_no_mask_to_leave_padding_out():
+def test_a_causal_text_needs_no_mask_to_leave_padding_out(make):
     model, variables = make(pooling="end_of_text", causal=True)
-    out = model.apply(variables, texts(), MASK)
-    np.testing.assert_array_equal(model.apply(variables, texts(7), MASK).pooled, out.pooled)
+    out = jax.jit(model.apply)(variables, texts(), MASK)
+    np.testing.assert_array_equal(
+        jax.jit(model.apply)(variables, texts(7), MASK).pooled, out.pooled
+    )
 
 
-def test_last_pooling_sees_the_padding():
+def test_last_pooling_sees_the_padding(make):
     model, variables = make(pooling="last")
-    out = model.apply(variables, texts(), MASK)
+    out = jax.jit(model.apply)(variables, texts(), MASK)
     np.testing.assert_array_equal(out.pooled, out.tokens[:, -1])
-    other = model.apply(variables, texts(7), MASK).pooled
+    other = jax.jit(model.apply)(variables, texts(7), MASK).pooled
     np.testing.assert_array_equal(other[0], out.pooled[0])
     assert not np.allclose(other[1:], out.pooled[1:], atol=1e-3)
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_only_a_causal_token_ignores_what_comes_after_it(causal):
+def test_only_a_causal_token_ignores_what_comes_after_it(make, causal):
     model, variables = make(causal=causal)
     ids = texts()
     changed = ids.at[:, 4].set(3)
     difference = (
-        model.apply(variables, ids, MASK).tokens - model.apply(variables, changed, MASK).tokens
+        jax.jit(model.apply)(variables, ids, MASK).tokens
+        - jax.jit(model.apply)(variables, changed, MASK).tokens
     )
     assert (jnp.abs(difference[:, :4]).max() == 0) == causal
     assert jnp.abs(difference[:, 4:]).max() > 1e-3
 
 
 @pytest.mark.parametrize("pooling", ["end_of_text", "highest_id"])
-def test_the_end_of_the_text_is_pooled(pooling):
+def test_the_end_of_the_text_is_pooled(make, pooling):
     model, variables = make(pooling=pooling)
-    out = model.apply(variables, texts(), MASK)
+    out = jax.jit(model.apply)(variables, texts(), MASK)
     np.testing.assert_array_equal(out.pooled, out.tokens[np.arange(3), LENGTHS - 1])
     np.testing.assert_array_equal(out.mask, MASK)
 
 
-def test_an_id_outside_the_vocabulary_does_not_pass_unseen():
+def test_an_id_outside_the_vocabulary_does_not_pass_unseen(make):
     model, variables = make()
-    out = model.apply(variables, texts().at[0, 3].set(30), MASK)
+    out = jax.jit(model.apply)(variables, texts().at[0, 3].set(30), MASK)
     assert not np.isfinite(out.pooled[0]).any()
     assert np.isfinite(out.pooled[1:]).all()
 
 
-def test_a_text_of_nothing_but_padding_stays_finite():
+def test_a_text_of_nothing_but_padding_stays_finite(make):
     model, variables = make(pooling="attention", mask_padding=True)
-    assert np.isfinite(model.apply(variables, texts(), jnp.zeros_like(MASK)).pooled).all()
+    assert np.isfinite(jax.jit(model.apply)(variables, texts(), jnp.zeros_like(MASK)).pooled).all()
 
 
-def test_bfloat16_is_close_to_float32():
+def test_bfloat16_is_close_to_float32(make):
     model, variables = make(pooling="mean")
-    expected = model.apply(variables, texts(), MASK).pooled
+    expected = jax.jit(model.apply)(variables, texts(), MASK).pooled
     half = TextTransformer(**SMALL, pooling="mean", dtype="bfloat16")
-    out = half.apply(variables, texts(), MASK).pooled
+    out = jax.jit(half.apply)(variables, texts(), MASK).pooled
     assert out.dtype == jnp.bfloat16
     error = jnp.linalg.norm(out.astype(jnp.float32) - expected) / jnp.linalg.norm(expected)
     assert 0 < error < 0.02

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +10,20 @@ SMALL = {"image_size": 16, "patch_size": 4, "dim": 16, "depth": 2, "num_heads": 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(6, 16, 16, 3)), jnp.float32)
 
 
-@functools.cache
-def make(**fields):
-    """A model and its first parameters."""
-    model = ViT(**{**SMALL, **fields})
-    return model, jax.jit(model.init)(jax.random.key(0), X)
+@pytest.fixture
+def make(random_variables):
+    """A model and parameters."""
+
+    def make(**fields):
+        model = ViT(**{**SMALL, **fields})
+        return model, random_variables(model, X)
+
+    return make
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("pooling", POOLING)
-def test_every_way_to_pool_gives_one_vector_a_picture(pooling, positions):
+def test_every_way_to_pool_gives_one_vector_a_picture(make, pooling, positions):
     model, variables = make(pooling=pooling, positions=positions)
     out = jax.jit(model.apply)(variables, X)
     assert out.tokens.shape == (6, 17 if pooling == "class" else 16, 16)
@@ -36,19 +38,21 @@ def test_every_way_to_pool_gives_one_vector_a_picture(pooling, positions):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_the_place_of_a_patch_matters(positions):
+def test_the_place_of_a_patch_matters(make, positions):
     model, variables = make(pooling="mean", positions=positions)
     shifted = jnp.roll(X, 4, axis=2)
-    assert (model.apply(variables, X).pooled != model.apply(variables, shifted).pooled).any()
+    assert (
+        jax.jit(model.apply)(variables, X).pooled != jax.jit(model.apply)(variables, shifted).pooled
+    ).any()
 
 
-def test_options_of_clip_change_the_tree():
+def test_options_of_clip_change_the_tree(make):
     _, variables = make(pre_norm=True, patch_bias=False)
     assert "input_norm" in variables["params"]
     assert "bias" not in variables["params"]["patches"]["embedding"]
 
 
-def test_dropped_patches_follow_the_rows_numbers():
+def test_dropped_patches_follow_the_rows_numbers(make):
     model, variables = make(pooling="class", patch_dropout=0.5)
     run = jax.jit(
         lambda image, row: model.apply(
@@ -64,22 +68,22 @@ def test_dropped_patches_follow_the_rows_numbers():
     assert not np.allclose(run(X, jnp.arange(6) + 6).pooled, whole.pooled, atol=1e-3)
 
 
-def test_nothing_is_dropped_outside_training():
+def test_nothing_is_dropped_outside_training(make):
     plain, variables = make()
     model = ViT(**SMALL, patch_dropout=0.5)
     np.testing.assert_array_equal(
-        model.apply(variables, X).pooled, plain.apply(variables, X).pooled
+        jax.jit(model.apply)(variables, X).pooled, jax.jit(plain.apply)(variables, X).pooled
     )
 
 
-def test_bfloat16_is_close_to_float32_and_keeps_parameters_float32():
+def test_bfloat16_is_close_to_float32_and_keeps_parameters_float32(make):
     model, variables = make(pooling="attention")
     half = ViT(**SMALL, pooling="attention", dtype="bfloat16")
     own = jax.eval_shape(half.init, jax.random.key(0), X)
     assert {x.dtype for x in jax.tree.leaves(own)} == {jnp.dtype("float32")}
-    out = half.apply(variables, X)
+    out = jax.jit(half.apply)(variables, X)
     assert out.tokens.dtype == out.pooled.dtype == jnp.bfloat16
-    expected = model.apply(variables, X).pooled
+    expected = jax.jit(model.apply)(variables, X).pooled
     error = jnp.linalg.norm(out.pooled.astype(jnp.float32) - expected)
     assert 0 < error / jnp.linalg.norm(expected) < 0.02
 
