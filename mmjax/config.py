@@ -238,7 +238,7 @@ def build(config: Any, allow: Sequence[str] = ()) -> Any:
         return functools.partial(target, **fields)
     try:
         return target(**fields)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"{target.__name__}: {error}") from error
 
 

@@ -137,7 +137,7 @@ def refusing() -> Iterator[None]:
     """What is said within of wrong input reaches the person as one line."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
 
 
