@@ -28,6 +28,7 @@ HUES = {
     "purple": ((277, 10), (0.75, 0.15), (0.62, 0.12)),
     "pink": ((330, 8), (0.45, 0.10), (0.97, 0.03)),
 }
+SOLID_FRACTION = 0.5  # of objects, before a texture is drawn evenly
 SHADE_DARK = 0.45  # of the colour, for the second shade of a texture
 SHADE_LIGHT = 0.35  # of the colour, the rest white
 STRIPE_PERIOD = 0.08  # of the picture's side
@@ -45,8 +46,8 @@ def colour_of(rng: Random, name: str) -> list[int]:
 
 
 def texture_of(rng: Random, textures: Sequence[str]) -> str:
-    """A texture for an object; a plain surface half of the time, where it is among them."""
-    if "solid" in textures and rng.random() < 0.5:
+    """A texture for an object; mostly a plain surface, where that is among them."""
+    if "solid" in textures and rng.random() < SOLID_FRACTION:
         return "solid"
     return pick(rng, textures)
 
