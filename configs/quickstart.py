@@ -46,6 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "dim": 32 if smoke else 128,
         "depth": 2 if smoke else 4,
         "num_heads": 2,
+        "scan": False,  # unrolled, XLA's CPU programs are a third faster
         "mlp_dim": 64 if smoke else 512,
     }
     config.model = spec(
