@@ -58,7 +58,7 @@ class ViT(nn.Module):
     norm_epsilon: float = 1e-6
     dtype: str = "float32"
     scan: bool = True
-    remat: str = "none"
+    remat: str = "dots"
 
     @nn.compact
     def __call__(
