@@ -20,6 +20,7 @@ from mmjax.data.transforms.image import RandomResizedCrop
 from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize
 from mmjax.evaluation.objectives import Objectives
+from mmjax.models.dual.two_tower import unit_length
 from mmjax.objectives.contrastive import Contrastive
 from mmjax.preprocess import Contract
 from mmjax.run.settings import base_config
@@ -32,8 +33,7 @@ DIM, LENGTH, VOCABULARY, SIZE = 8, 12, 300, 16
 
 
 def unit(pooled: Any) -> Encoded:
-    norm = jnp.maximum(jnp.linalg.norm(pooled, axis=1, keepdims=True), 1e-6)
-    return Encoded(None, None, pooled, pooled / norm)
+    return Encoded(None, None, pooled, unit_length(pooled))
 
 
 class Tiny(nn.Module):

@@ -6,10 +6,8 @@ is one number: the step.
 """
 
 import concurrent.futures
-import ctypes
 import dataclasses
-import signal
-import sys
+import functools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -17,10 +15,12 @@ from typing import Any
 import grain
 import numpy as np
 
+from mmjax.data import workers
 from mmjax.data.rows import InOrder, Rows
 from mmjax.data.sources.base import CAUSES, BadSample
 from mmjax.typing import Batch
 
+_SMALL_BYTES = 4096  # of a word of a batch: cheaper in a message than in shared memory
 _PROBES = 256  # samples tried at the start to learn what a row holds
 
 
@@ -181,12 +181,7 @@ def batches(maker: BatchMaker, start: int, stop: int, reading: Reading) -> Itera
     ahead = grain.MultiprocessingOptions(
         num_workers=reading.workers, per_worker_buffer_size=reading.ahead
     )
-    return iter(source.to_iter_dataset(options).mp_prefetch(ahead, worker_init_fn=_end_with_parent))
-
-
-def _end_with_parent(*_: Any) -> None:
-    """Has the kernel end this worker when its parent is gone, even by kill -9."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent's to answer, though all get them
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+    begin = functools.partial(workers.begin, workers.prepare())
+    small = grain.experimental.DatasetOptions(min_shm_size=_SMALL_BYTES)
+    made = grain.experimental.WithOptionsIterDataset(source.to_iter_dataset(options), small)
+    return iter(made.mp_prefetch(ahead, worker_init_fn=begin))

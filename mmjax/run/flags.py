@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, load, nearest, override
+from mmjax.data import workers
 from mmjax.parallel import hosts
 from mmjax.run.training import Failed, Options, Stopped
 
@@ -106,23 +107,26 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a locale that cannot write a letter ends no run
             stream.reconfigure(errors="backslashreplace")
+    failure: Exception | None = None
     try:
         run(sys.argv[1:])
         return
     except ConfigError as error:
         status, text = EXIT_WRONG, f"error: {error}"
     except Failed as error:
-        status, text = 1, f"error: {error}"
+        # Kept, with its frames: to free their arrays waits for a step that others may have left.
+        failure, status, text = error, 1, f"error: {error}"
     except Stopped as error:
         for number in (signal.SIGTERM, signal.SIGINT):  # all is saved: no further one is heard
             signal.signal(number, signal.SIG_IGN)
         status, text = 128 + error.number, str(error)
     except KeyboardInterrupt:
         status, text = 128 + signal.SIGINT, "stopped before the training began."
-    except Exception:
-        status, text = 1, traceback.format_exc().rstrip()
+    except Exception as error:
+        failure, status, text = error, 1, traceback.format_exc().rstrip()
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
-    if status == 1 or (status == EXIT_WRONG and jax.distributed.is_initialized()):
+    if failure is not None or (status == EXIT_WRONG and jax.distributed.is_initialized()):
+        workers.release()
         hosts.leave(status)
     sys.exit(status)

@@ -64,6 +64,7 @@ class RunHooks:
         self._peak = peak_flops(jax.devices()[0].device_kind)
         self._first = True
         self.failed_saves = 0
+        self.last_problem = ""  # of a checkpoint, in words
         self.last_evaluation: dict[str, float] = {}
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
@@ -109,6 +110,7 @@ class RunHooks:
                 self._log.write(step, "event", {"event": "saved", "saved_step": event.step})
                 continue
             self.failed_saves += 1
+            self.last_problem = event.message
             name = type(event).__name__
             self._progress.note(event.message)
             self._log.write(step, "event", {"event": name, "message": event.message})

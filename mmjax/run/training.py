@@ -99,6 +99,7 @@ def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dic
     parts = assemble(config)
     folder = pathlib.Path(workdir).absolute()
     with refusing():
+        check_letters(folder)
         profile = Profile(options.profile, folder)
         hosts.start()
     mesh = start_mesh(config, parts)
@@ -139,6 +140,17 @@ def refusing() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+
+
+def check_letters(folder: pathlib.Path) -> None:
+    """Raises ValueError where the locale cannot tell the libraries the folder's name."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"--workdir={str(folder)!r}: the locale is not UTF-8 and does not know these letters. "
+            "Set PYTHONUTF8=1, or choose another --workdir."
+        ) from None
 
 
 def start_mesh(config: ConfigDict, parts: Parts) -> Mesh:
@@ -256,11 +268,25 @@ def _train(
         hooks.poll(config.steps)
         log.close()
         progress.close()
+    _check_saved(checkpoints, hooks, start, step)
     if step < config.steps:  # where another process got the signal, this one stops by its word
         raise Stopped(stop.signal or signal.SIGTERM, step)
     if hooks.last_evaluation:
         say(f"step {step}:\n{print_numbers(hooks.last_evaluation)}")
     return hooks.last_evaluation
+
+
+def _check_saved(checkpoints: Checkpoints, hooks: RunHooks, start: int, step: int) -> None:
+    """Raises Failed, on all processes, where the run's last state is not on the disk."""
+    problem = ""
+    if hosts.is_main() and step > start and step not in checkpoints.steps():
+        problem = hooks.last_problem or "its checkpoint is gone"
+    problem = hosts.broadcast_bytes(problem.encode()).decode()
+    if problem:
+        raise Failed(
+            f"step {step} could not be saved ({problem}). Make room or mend the disk; the same "
+            "command goes on from the last checkpoint."
+        )
 
 
 def stream_makers(parts: Parts) -> dict[str, BatchMaker]:

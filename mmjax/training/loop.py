@@ -123,8 +123,9 @@ def _examine(step: int, metrics: dict[str, Any], rhythm: Rhythm, hooks: Hooks) -
         hooks.log(step, values)
     seen = samples_seen(values["counters/samples"])
     bad = np.asarray(values["counters/bad_samples"])
-    if seen >= rhythm.bad_after_samples and bad.sum() > rhythm.max_bad_fraction * seen:
-        raise Failed(bad_sample_table(bad, seen, rhythm.max_bad_fraction))
+    tried = seen + int(bad.sum())  # each unusable one was replaced
+    if seen >= rhythm.bad_after_samples and bad.sum() > rhythm.max_bad_fraction * tried:
+        raise Failed(bad_sample_table(bad, tried, rhythm.max_bad_fraction))
     if values["counters/skipped_in_a_row"] >= rhythm.max_skipped:
         raise Failed(
             f"step {step}: loss or gradient was not finite {rhythm.max_skipped} times in a row; no "
@@ -134,12 +135,12 @@ def _examine(step: int, metrics: dict[str, Any], rhythm: Rhythm, hooks: Hooks) -
     return bool(values["stop"] > 0)
 
 
-def bad_sample_table(bad: Any, seen: int, limit: float) -> str:
+def bad_sample_table(bad: Any, tried: int, limit: float) -> str:
     """The counts by cause, as the run's last words."""
     total = int(np.sum(bad))
     lines = [f"  {cause:<10} {int(number):>9,}" for cause, number in zip(CAUSES, bad) if number]
     return (
-        f"{total:,} of {seen:,} samples could not be used ({total / max(seen, 1):.1%}, limit "
+        f"{total:,} of {tried:,} samples could not be used ({total / max(tried, 1):.1%}, limit "
         f"{limit:.1%}):\n" + "\n".join(lines) + "\nMend the data, or raise "
         "--config.rhythm.max_bad_fraction."
     )

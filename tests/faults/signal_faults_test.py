@@ -61,6 +61,25 @@ def test_a_second_signal_during_the_save_cuts_nothing_short(trainer, lab, tmp_pa
     assert again.resumed_from() == stopped
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_last_save_that_fails_is_no_good_end(trainer, lab, tmp_path, stopped):
+    flags = ("--config.steps=200000",) if stopped else ("--config.steps=300",)
+    run = trainer.start(tmp_path, *flags, "--config.save_steps=100000")
+    run.until_step(3)
+    (tmp_path / "checkpoints").write_text("a file where the folder would be made")
+    if stopped:
+        run.process.send_signal(signal.SIGTERM)
+    assert run.wait() == 1
+    last = run.lines[-1]
+    assert last.startswith("error: step ")
+    assert "could not be saved" in last
+    assert "Traceback" not in run.err
+    (tmp_path / "checkpoints").unlink()
+    again = trainer.finish(tmp_path, "--config.steps=4", "--resume")
+    assert again.resumed_from() == 0
+    assert lab.steps(tmp_path)[-1] == 4
+
+
 PAIR = ("--config.steps=120", "--config.save_steps=1000")
 
 

@@ -110,7 +110,7 @@ def test_too_many_bad_samples_stop_the_run_with_the_table():
     hooks, taken, error = run(50, made=made)
     assert isinstance(error, Failed)
     assert taken == 3  # 1,000 samples at step 2, read at step 3
-    assert "120 of 1,000 samples could not be used (12.0%, limit 5.0%)" in str(error)
+    assert "120 of 1,120 samples could not be used (10.7%, limit 5.0%)" in str(error)
     assert "decode" in str(error)
     assert hooks.of("save") == []
 
