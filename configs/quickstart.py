@@ -31,10 +31,10 @@ def get_config(variant: str = "") -> ConfigDict:
     """The run; 'smoke' is two steps of a tiny one."""
     smoke = variant == "smoke"
     config = base_config(
-        steps=2 if smoke else 250,
-        batch_size=8 if smoke else 128,
-        log_steps=1 if smoke else 10,
-        save_steps=1 if smoke else 100,
+        steps=2 if smoke else 560,
+        batch_size=8 if smoke else 64,
+        log_steps=1 if smoke else 20,
+        save_steps=1 if smoke else 200,
     )
     config.image_size = 32 if smoke else 64
     config.sequence_length = 32
@@ -51,7 +51,7 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     config.model = spec(
         TwoTower,
-        image=spec(ViT, image_size=image_size, patch_size=8, **width),
+        image=spec(ViT, image_size=image_size, patch_size=8, positions="sincos", **width),
         text=spec(
             TextTransformer,
             vocab_size=config.get_ref("vocab_size"),
@@ -89,7 +89,7 @@ def get_config(variant: str = "") -> ConfigDict:
         fields=spec(Fields, image_from="image", label_from="json:label"),
         transforms=(spec(PickCaption, first=True), spec(Tokenize, **tokenize)),
     )
-    config.goals.contrastive = spec(Goal, objective=spec(Contrastive))
+    config.goals.contrastive = spec(Goal, objective=spec(Contrastive, positives=("caption_id",)))
     config.optimizer = spec(
         AdamW,
         schedule=spec(

@@ -40,7 +40,7 @@ class Tiny(nn.Module):
     """Two linear towers; the first with dropout and running statistics."""
 
     def setup(self):
-        self.image = nn.Dense(DIM)
+        self.image = nn.Dense(DIM, use_bias=False)  # a norm follows: Adam would amplify noise
         self.dropout = nn.Dropout(0.1)
         self.norm = nn.BatchNorm(momentum=0.9)
         self.text = nn.Embed(VOCABULARY, DIM)

@@ -28,7 +28,7 @@ HUES = {
     "purple": ((277, 10), (0.75, 0.15), (0.62, 0.12)),
     "pink": ((330, 8), (0.45, 0.10), (0.97, 0.03)),
 }
-SOLID_FRACTION = 0.5  # of objects, before a texture is drawn evenly
+SOLID_FRACTION = 0.75  # of objects, before a texture is drawn evenly
 SHADE_DARK = 0.45  # of the colour, for the second shade of a texture
 SHADE_LIGHT = 0.35  # of the colour, the rest white
 STRIPE_PERIOD = 0.08  # of the picture's side
@@ -86,17 +86,6 @@ def unit_outlines() -> dict[str, Float[np.ndarray, "points two"]]:
         ],
         1,
     )
-    # A crescent is a circle less a second one to the right; they meet at 62 degrees up and down.
-    outer = np.linspace(np.radians(62), np.radians(298), 20)
-    bite_x, bite_r = 0.26, math.hypot(0.5 * math.cos(math.radians(62)) - 0.26, 0.4415)
-    start = math.atan2(0.4415, 0.5 * math.cos(math.radians(62)) - bite_x)
-    inner = np.linspace(2 * np.pi - start, start, 16)[1:-1]
-    crescent = np.concatenate(
-        [
-            np.stack([np.cos(outer), np.sin(outer)], 1) / 2,
-            np.stack([bite_x + bite_r * np.cos(inner), bite_r * np.sin(inner)], 1),
-        ]
-    )
     a, b = 0.5, 0.18
     return {
         "circle": circle,
@@ -110,8 +99,6 @@ def unit_outlines() -> dict[str, Float[np.ndarray, "points two"]]:
         ),
         "star": np.stack([radii * np.cos(spikes), radii * np.sin(spikes)], 1),
         "heart": heart / 32 + np.array([0, -0.04]),
-        "diamond": np.array([(0, -0.55), (0.42, 0), (0, 0.55), (-0.42, 0)]),
-        "crescent": crescent + np.array([0.13, 0]),
     }
 
 

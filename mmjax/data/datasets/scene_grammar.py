@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-SHAPES = ("circle", "square", "triangle", "cross", "star", "heart", "diamond", "crescent")
+SHAPES = ("circle", "square", "triangle", "cross", "star", "heart")
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "pink", "cyan")
 SIZES = ("small", "medium", "large")
 TEXTURES = ("solid", "striped", "dotted", "outlined")
@@ -34,8 +34,6 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "cross": ("cross", "plus"),
     "star": ("star",),
     "heart": ("heart",),
-    "diamond": ("diamond", "rhombus"),
-    "crescent": ("crescent", "moon"),
     "red": ("red", "crimson"),
     "green": ("green",),
     "blue": ("blue",),
