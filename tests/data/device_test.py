@@ -47,7 +47,9 @@ def test_a_stalled_pipeline_is_an_error_that_says_who_is_late():
         let_go.wait(20)
         yield {}
 
-    feed = Feed(stuck, rows(), stall_seconds=0.2, describe=lambda taken: f"worker {taken} is stuck.")
+    feed = Feed(
+        stuck, rows(), stall_seconds=0.2, describe=lambda taken: f"worker {taken} is stuck."
+    )
     started = time.monotonic()
     with pytest.raises(TimeoutError, match="worker 0 is stuck"):
         next(feed)

@@ -119,7 +119,12 @@ def test_a_mixture_keeps_its_weights_and_each_source_its_own_epoch():
 
 def test_one_of_several_captions_is_drawn_for_each_visit():
     made = maker(batch_size=20)
-    ids = np.stack([made(epoch)["caption_id"][np.argsort(made(epoch)["sample_id"][:, 1])] for epoch in range(6)])
+    ids = np.stack(
+        [
+            made(epoch)["caption_id"][np.argsort(made(epoch)["sample_id"][:, 1])]
+            for epoch in range(6)
+        ]
+    )
     assert len(np.unique(ids[:, 0], axis=0)) == 2
     one, two = text_identity("one 0"), text_identity("two 0")
     assert all((row == one).all() or (row == two).all() for row in ids[:, 0])
