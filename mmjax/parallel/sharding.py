@@ -52,6 +52,15 @@ def constrain(x: Any, *words: str | None) -> Any:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
+def platform() -> str:
+    """'cpu', 'gpu' or 'tpu': of the mesh being traced for, or of the default backend without one.
+
+    The two differ where a step is compiled for devices that are not here.
+    """
+    current = _mesh.get()
+    return jax.default_backend() if current is None else current[0].devices.flat[0].platform
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over the batch axes, everything else whole."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

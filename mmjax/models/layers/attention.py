@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmjax.models.layers.dense import product
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float
 
@@ -61,10 +62,11 @@ class Attention(nn.Module):
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide dim={dim}; choose one that does."
             )
+        how = {"dtype": jnp.dtype(self.dtype), "dot_general": product}
 
         def heads(x: Float[Array, "batch length dim"], name: str) -> Float[Array, "..."]:
             init = nn.initializers.normal(x.shape[-1] ** -0.5)
-            x = nn.Dense(dim, dtype=jnp.dtype(self.dtype), kernel_init=init, name=name)(x)
+            x = nn.Dense(dim, kernel_init=init, name=name, **how)(x)
             x = x.reshape(*x.shape[:2], self.num_heads, -1)  # [b, n, dim] -> [b, n, h, dim/h]
             return constrain(x, "batch", None, "heads", None)
 
@@ -72,4 +74,4 @@ class Attention(nn.Module):
         x = attend(query, key, value, mask)
         x = x.reshape(*x.shape[:2], dim)  # [b, n, h, dim/h] -> [b, n, dim]
         init = nn.initializers.normal(self.init_scale * dim**-0.5)
-        return nn.Dense(dim, dtype=jnp.dtype(self.dtype), kernel_init=init, name="output")(x)
+        return nn.Dense(dim, kernel_init=init, name="output", **how)(x)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmjax.models.layers.dense import product
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Float
 
@@ -82,7 +83,7 @@ class Mlp(nn.Module):
         dim = x.shape[-1]
         widen = nn.initializers.normal((2 * dim) ** -0.5)
         narrow = nn.initializers.normal(self.init_scale * dim**-0.5)
-        dtype = jnp.dtype(self.dtype)
-        x = nn.Dense(self.mlp_dim, dtype=dtype, kernel_init=widen, name="up")(x)
+        how = {"dtype": jnp.dtype(self.dtype), "dot_general": product}
+        x = nn.Dense(self.mlp_dim, kernel_init=widen, name="up", **how)(x)
         x = constrain(activation(self.activation)(x), "batch", None, "mlp")
-        return nn.Dense(dim, dtype=dtype, kernel_init=narrow, name="down")(x)
+        return nn.Dense(dim, kernel_init=narrow, name="down", **how)(x)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmjax.models.layers.dense import product
 from mmjax.typing import Array, Float, Int, PRNGKeyArray
 
 
@@ -61,7 +62,10 @@ class PatchEmbedding(nn.Module):
     ) -> Float[Array, "batch patches dim"]:
         dtype = jnp.dtype(self.dtype)
         x = patchify(image.astype(dtype), self.patch_size)
-        return nn.Dense(self.dim, use_bias=self.bias, dtype=dtype, name="embedding")(x)
+        embedding = nn.Dense(
+            self.dim, use_bias=self.bias, dtype=dtype, dot_general=product, name="embedding"
+        )
+        return embedding(x)
 
 
 def drop_patches(
