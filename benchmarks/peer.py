@@ -83,6 +83,7 @@ def our_model(size: Size, dtype: str = "float32") -> TwoTower:
         "activation": "gelu",
         "norm_epsilon": 1e-5,
         "dtype": dtype,
+        "remat": "dots",  # elementwise work made again is cheaper than kept, and less memory
     }
     return TwoTower(
         image=ViT(

@@ -104,6 +104,8 @@ def cost_of_saves(workdir: pathlib.Path, saved_every: int, interval: int) -> dic
     windows = [range(s, ended.get(s, s) + 2) for s in range(saved_every, last, saved_every)]
     busy = {step for window in windows for step in window}
     settled = [value for step, value in seconds.items() if step not in busy and step > 3]
+    if not settled:
+        raise SystemExit(f"saves outlast the {saved_every} steps between them; raise --every.")
     usual = statistics.median(settled)
     added = [
         sum(seconds[step] - usual for step in window if step in seconds)
