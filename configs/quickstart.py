@@ -2,7 +2,9 @@
 
 Reproduces: nothing published; it shows the whole way from data to report on any machine.
 Command:    python train.py --config=configs/quickstart.py --workdir=runs/quickstart
-Devices:    2 CPU cores, about 4 minutes.
+Devices:    2 CPU cores, about 5 minutes of CPU time.
+Expect:     see docs/log.md: the scenes are not calibrated yet. At 400 steps, one seed, measured here:
+            zero-shot 14.8 % (chance 3.1 %), text→image R@1 22.7 % (chance 0.4 %).
 """
 
 from ml_collections import ConfigDict
