@@ -204,7 +204,7 @@ def state(workdir: pathlib.Path, step: int | None = None) -> dict[str, np.ndarra
 
 def assert_same(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> None:
     """Bit for bit."""
-    assert found.keys() == wanted.keys()
+    assert not found.keys() ^ wanted.keys()
     different = [
         name
         for name in wanted
