@@ -1,0 +1,64 @@
+"""The product of dense layers: the same numbers in either layout, and the layout of the platform."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax.models.layers import dense
+
+LAST_WITH_FIRST = (((2,), (0,)), ((), ()))
+
+
+def arrays():
+    rng = np.random.default_rng(0)
+    return (
+        jnp.asarray(rng.normal(size=(3, 5, 8)), jnp.float32),
+        jnp.asarray(rng.normal(size=(8, 4)), jnp.float32),
+    )
+
+
+def products(x, kernel):
+    """Shapes of the operands of all matrix products in the program of value and gradient."""
+
+    def loss(x, kernel):
+        return jnp.sum(dense.product(x, kernel, LAST_WITH_FIRST) ** 2)
+
+    traced = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(x, kernel)
+    return [
+        tuple(variable.aval.ndim for variable in equation.invars)
+        for equation in traced.jaxpr.eqns
+        if equation.primitive.name == "dot_general"
+    ]
+
+
+def test_value_and_gradient_are_those_of_the_plain_product():
+    x, kernel = arrays()
+
+    def ours(x, kernel):
+        return jnp.sum(jnp.sin(dense.product(x, kernel, LAST_WITH_FIRST)))
+
+    def plain(x, kernel):
+        return jnp.sum(jnp.sin(jnp.einsum("bnd,df->bnf", x, kernel)))
+
+    found = jax.value_and_grad(ours, argnums=(0, 1))(x, kernel)
+    wanted = jax.value_and_grad(plain, argnums=(0, 1))(x, kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
+
+
+def test_rows_are_flattened_on_a_cpu_and_stay_on_other_devices(monkeypatch):
+    x, kernel = arrays()
+    monkeypatch.setattr(dense, "platform", lambda: "cpu")
+    assert set(products(x, kernel)) == {(2, 2)}
+    monkeypatch.setattr(dense, "platform", lambda: "tpu")
+    assert (3, 3) in products(x, kernel)  # the kernel's gradient sums over two axes
+
+
+@pytest.mark.parametrize("shape", [(8,), (5, 8), (2, 3, 5, 8)])
+def test_any_number_of_axes_may_stand_before_the_last(shape):
+    x = jnp.ones(shape, jnp.float32)
+    layer = nn.Dense(4, dot_general=dense.product)
+    params = layer.init(jax.random.key(0), x)
+    wanted = nn.Dense(4).apply(params, x)
+    np.testing.assert_allclose(layer.apply(params, x), wanted, rtol=1e-6)
