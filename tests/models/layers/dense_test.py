@@ -1,4 +1,4 @@
-"""The product of dense layers: the same numbers in either layout, and the layout of the platform."""
+"""The product of dense layers: the same numbers in either layout, each on its platform."""
 
 import flax.linen as nn
 import jax
