@@ -69,5 +69,6 @@ def release() -> None:
     for path in _SHARED.glob(f"{_space()}{os.getpid()}-*"):
         with contextlib.suppress(OSError):
             path.unlink()
-            # Or the tracker would complain of a leak.
+            # Or the tracker would complain of a leak; and of a name that it has not heard of.
+            resource_tracker.register(f"/{path.name}", "shared_memory")
             resource_tracker.unregister(f"/{path.name}", "shared_memory")

@@ -45,10 +45,24 @@ def workers(run):
 
 
 def nothing_is_left(run, before, seconds=30.0):
+    """Neither processes of a run nor anything in shared memory; what others name as theirs is."""
     deadline = time.monotonic() + seconds
-    while session(run) or shared_memory() - before:
-        assert time.monotonic() < deadline, (session(run), shared_memory() - before)
+    while True:
+        new = shared_memory() - before
+        left = {name for name in new if "mmjax-" not in name} | (named_after(run) - before)
+        if not session(run) and not left:
+            return
+        assert time.monotonic() < deadline, (session(run), left)
         time.sleep(0.1)
+
+
+def assert_no_traceback_of_ours(run):
+    """Python's resource tracker, a process of its own, may complain when told of an end twice.
+
+    Grain's worker and its reader both tell it, in an order that nobody decides.
+    """
+    assert "mmjax/" not in run.err
+    assert "train.py" not in run.err
 
 
 @pytest.fixture
@@ -58,7 +72,7 @@ def running(trainer, tmp_path):
     run = trainer.start(tmp_path, *FLAGS, f"--config.reading.stall_seconds={STALL}")
     run.until_step(10)
     assert len(workers(run)) == WORKERS, session(run)
-    assert shared_memory() - before, "batches do not go through shared memory"
+    assert named_after(run), "batches do not go through shared memory"
     return run, before
 
 
@@ -73,7 +87,7 @@ def test_a_worker_that_dies_is_an_error_that_names_it(running, which):
     assert "error: worker " in said
     assert f" of {WORKERS} of stream 'main' ended: " in said
     assert "exit code -9" in said
-    assert "Traceback" not in run.err
+    assert_no_traceback_of_ours(run)
     nothing_is_left(run, before)
 
 
@@ -88,7 +102,7 @@ def test_a_worker_that_hangs_is_an_error_within_the_limit(running):
     assert f"no batch for {STALL:.0f} s: worker " in line
     assert f" of {WORKERS} of stream 'main' is stuck." in line
     assert "--config.reading.stall_seconds" in line
-    assert "Traceback" not in run.err
+    assert_no_traceback_of_ours(run)
     nothing_is_left(run, before)
 
 
@@ -126,9 +140,9 @@ def test_a_signal_to_all_processes_at_once_is_a_graceful_stop(running, lab, tmp_
     asked = time.monotonic()
     assert run.wait() == 128 + number
     assert time.monotonic() - asked < 25
-    assert run.lines[-1] == (
-        f"stopped at step {lab.steps(tmp_path)[-1]}; the same command goes on from there."
-    )
+    said = f"stopped at step {lab.steps(tmp_path)[-1]}; the same command goes on from there."
+    assert said in run.lines  # the resource tracker may speak after it
+    assert_no_traceback_of_ours(run)
     nothing_is_left(run, before)
 
 
