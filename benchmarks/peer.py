@@ -83,7 +83,8 @@ def our_model(size: Size, dtype: str = "float32") -> TwoTower:
         "activation": "gelu",
         "norm_epsilon": 1e-5,
         "dtype": dtype,
-        "remat": "dots",  # elementwise work made again is cheaper than kept, and less memory
+        "scan": False,  # XLA's CPU programs cut stacked arrays apart in each turn of a loop
+        "remat": "none",
     }
     return TwoTower(
         image=ViT(

@@ -68,11 +68,13 @@ def our_step(shape: Shape, dtype: str) -> Callable[[int], None]:
 
     from mmjax.data.device import to_devices
     from mmjax.data.sources.base import CAUSES
+    from mmjax.parallel.cpu import keep_freed_memory
     from mmjax.parallel.mesh import make_mesh
     from mmjax.parallel.sharding import WHOLE, batch_sharding
     from mmjax.training.compiled import Compiled
     from mmjax.training.schedules import cosine
 
+    keep_freed_memory()  # as the trainer does
     rows = shape.batch
     recipe = peer.our_recipe(shape.size, cosine(peak=1e-3, steps=10_000), dtype)
     mesh = make_mesh(devices=jax.devices()[:1])

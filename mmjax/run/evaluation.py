@@ -4,7 +4,7 @@ import pathlib
 
 from mmjax.config import ConfigError, from_json, override
 from mmjax.evaluation.report import write_report
-from mmjax.parallel import compilation, hosts
+from mmjax.parallel import compilation, cpu, hosts
 from mmjax.run.assembly import assemble, needs_tokenizer, open_tokenizer, with_tokenizer
 from mmjax.run.evaluating import Evaluation, print_numbers, to_line
 from mmjax.run.training import say, start_mesh, stream_makers
@@ -44,6 +44,7 @@ def evaluate(
         raise ConfigError("the run's config has no eval_data; there is nothing to evaluate on.")
     if not parts.settings["evaluators"]:
         raise ConfigError("the run's config has no evaluators.")
+    cpu.keep_freed_memory()
     hosts.start()
     mesh = start_mesh(config, parts)
     if config.compilation_cache and (note := compilation.use_cache()):

@@ -22,7 +22,7 @@ from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.tokenizers.training import train_bpe
 from mmjax.evaluation.report import write_report
 from mmjax.objectives.base import check_needs
-from mmjax.parallel import compilation, hosts
+from mmjax.parallel import compilation, cpu, hosts
 from mmjax.parallel.mesh import check_batch, make_mesh
 from mmjax.parallel.sharding import batch_sharding
 from mmjax.run import environment
@@ -101,6 +101,7 @@ def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dic
     with refusing():
         check_letters(folder)
         profile = Profile(options.profile, folder)
+        cpu.keep_freed_memory()
         hosts.start()
     mesh = start_mesh(config, parts)
     if config.get("first"):  # a recipe in two stages, such as a tower that is then locked

@@ -1,0 +1,73 @@
+"""Memory that a step frees is there for the next one, where one CPU is the only device."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from mmjax.parallel import cpu
+
+# Takes and frees 128 MiB a step, and counts the pages that the kernel has to zero for it.
+COUNT = """
+import json, resource, sys
+import jax, jax.numpy as jnp
+from mmjax.parallel.cpu import keep_freed_memory
+
+done = keep_freed_memory() if sys.argv[1] == "keep" else False
+
+@jax.jit
+def step(x):
+    return x * 2.0, x + 2.0
+
+x = jnp.ones((8, 1 << 21))
+for _ in range(10):
+    jax.block_until_ready(step(x))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    jax.block_until_ready(step(x))
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(json.dumps({"done": done, "faults": faults / 5}))
+"""
+
+
+def count(how: str) -> dict:
+    alone = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "MMJAX_PROCESSES")}
+    command = [sys.executable, "-c", COUNT, how]
+    env = {**alone, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_freed_memory_is_found_again_and_not_zeroed():
+    kept, given_back = count("keep"), count("give back")
+    assert kept["done"]
+    assert given_back["faults"] > 10_000  # 128 MiB are 32,768 pages of 4 KiB
+    assert kept["faults"] < 0.05 * given_back["faults"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, True),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}, False),
+        ({"MMJAX_PROCESSES": "2"}, False),
+    ],
+)
+def test_it_is_for_one_cpu_in_one_process_alone(monkeypatch, variables, expected):
+    for name in ("XLA_FLAGS", "MMJAX_PROCESSES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    devices, platforms = jax.config.jax_num_cpu_devices, jax.config.jax_platforms
+    # The suite runs on several devices; only what the function reads is changed for a moment.
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            cpu.jax, "config", type("C", (), {"jax_num_cpu_devices": -1, "jax_platforms": "cpu"})()
+        )
+        assert cpu.one_cpu() is expected
+        cpu.jax.config.jax_platforms = "cuda,cpu"
+        assert not cpu.one_cpu()
+    assert (jax.config.jax_num_cpu_devices, jax.config.jax_platforms) == (devices, platforms)
