@@ -35,7 +35,7 @@ class Wording:
       partial: of leaving out an object's colour where two objects are told.
     """
 
-    forms: tuple[float, ...] = (0.35, 0.15, 0.45, 0.05)
+    forms: tuple[float, ...] = (0.45, 0.10, 0.40, 0.05)
     synonym: float = 0.1
     size: float = 0.25
     texture: float = 0.25

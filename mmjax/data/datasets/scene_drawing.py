@@ -53,14 +53,16 @@ def texture_of(rng: Random, textures: Sequence[str]) -> str:
 
 
 def background_of(rng: Random, kind: str) -> dict[str, Any]:
-    """The choices behind a background of one kind: two dull tones, an angle, a cell, a seed."""
-    level = 25 + 205 * rng.random()
-    step = 20 + 20 * rng.random()
+    """The choices behind a background of one kind: two dull tones, an angle, a cell, a seed.
+
+    Backgrounds are dark and objects bright: where each may be either, a small model sees shapes
+    only after many more samples.
+    """
+    level = 10 + 60 * rng.random()
+    step = 15 + 20 * rng.random()
     if kind == "gradient":
         step *= 2
-    if level > 128:
-        step = -step
-    tint = [30 * (rng.random() - 0.5) for _ in range(3)]
+    tint = [24 * (rng.random() - 0.5) for _ in range(3)]
     tones = [[round(min(max(tone + t, 0), 255)) for t in tint] for tone in (level, level + step)]
     return {
         "kind": kind,

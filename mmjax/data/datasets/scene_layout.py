@@ -4,12 +4,14 @@ Training and held-out scenes share no triple: for every ordered pair of objects 
 first one's shape and colour with its relation to the second is a training triple in training, and
 a held-out triple in held-out scenes. The division is fixed, the same for every seed:
 
-* `CLASS_KINDS`: two shapes of each colour, one with two of the four directions held out, one with
-  the other two. These 32 triples are the classes of zero-shot classification.
+* `CLASS_KINDS`: four shapes of each colour, each with another of the four directions held out.
+  These 32 triples are the classes of zero-shot classification.
 * `NOVEL_KINDS`: one shape of each colour, which training never shows in that colour at all.
-* all others: one direction held out, and for some 'inside' or 'around' too.
+* one more shape of each colour: one direction held out, and for some 'inside' or 'around' too.
 
-Lengths are fractions of the picture's side, so a scene is the same at every picture size.
+Objects stand near the places of a square grid, so that a small ViT whose patches are the grid's
+cells learns to see them within minutes; containers stand anywhere. Lengths are fractions of the
+picture's side, so a scene is the same at every picture size.
 """
 
 from collections.abc import Sequence
@@ -21,17 +23,15 @@ from mmjax.data.datasets.scene_grammar import COLOURS, RELATIONS, SHAPES
 
 TURN = ("left of", "above", "right of", "below")  # directions, a quarter turn each
 CONTAINERS = ("circle", "square", "heart")
-DIAMETERS = {"small": (0.21, 0.25), "medium": (0.30, 0.34), "large": (0.38, 0.43)}
+GRID = 4  # places along a side
+JITTER = 0.02  # of an object's centre round its place, at most, along each side
+DIAMETERS = {"small": (0.14, 0.16), "medium": (0.18, 0.20), "large": (0.22, 0.24)}
+SIZE_WEIGHTS = (0.2, 0.4, 0.4)  # small, medium, large
 CONTAINER_DIAMETER = (0.48, 0.54)
 CONTENT_DIAMETER = (0.18, 0.21)
-COUNTS = (0.77, 0.15, 0.08)  # of 2, 3 and 4 objects
-SIZE_WEIGHTS = {  # small, medium, large by the number of objects
-    2: (0.2, 0.4, 0.4),
-    3: (0.4, 0.5, 0.1),
-    4: (0.8, 0.2, 0.0),
-}
-INSIDE_FRACTION = 0.1  # of scenes with one object inside another
-GAP = 0.06  # between two objects along the direction of their relation, and to the border
+COUNTS = (0.82, 0.12, 0.06)  # of 2, 3 and 4 objects
+INSIDE_FRACTION = 0.08  # of scenes with one object inside another
+GAP = 0.02  # between two objects along the direction of their relation, and to the border
 DOMINANCE = 1.4  # the larger centre offset over the smaller, so that a direction is plain to see
 
 Kind = tuple[str, str]
@@ -51,31 +51,28 @@ class Place(NamedTuple):
 def _held_out() -> dict[Kind, frozenset[str]]:
     """The relations that each (shape, colour) has held out; each direction equally often."""
     held: dict[Kind, frozenset[str]] = {}
-    others = 0
     for j, colour in enumerate(COLOURS):
-        left, right = (TURN[:2], TURN[2:]) if j % 2 else (TURN[::3], TURN[1:3])
         for i, shape in enumerate(SHAPES):
             step = (i - j) % len(SHAPES)
-            if step in (0, 3):
-                relations = set(right if step else left)
-            elif step == 2:
+            if step < len(TURN):
+                relations = {TURN[step]}
+            elif step == len(TURN):
                 relations = set(RELATIONS)
             else:
-                relations = {TURN[others % 4], *(("inside",), ("around",), ())[others % 3]}
-                others += 1
+                relations = {TURN[j % len(TURN)], *(("inside",), ("around",), ())[j % 3]}
             held[shape, colour] = frozenset(relations)
     return held
 
 
 HELD_OUT = _held_out()
-CLASS_KINDS = tuple(kind for kind, held in HELD_OUT.items() if len(held & set(TURN)) == 2)
-NOVEL_KINDS = tuple(kind for kind, held in HELD_OUT.items() if len(held) == len(RELATIONS))
 CLASSES: tuple[Triple, ...] = tuple(
-    (shape, colour, relation)
-    for shape, colour in CLASS_KINDS
-    for relation in TURN
-    if relation in HELD_OUT[shape, colour]
+    (SHAPES[(j + step) % len(SHAPES)], colour, relation)
+    for j, colour in enumerate(COLOURS)
+    for step in range(len(TURN))
+    for relation in HELD_OUT[SHAPES[(j + step) % len(SHAPES)], colour]
 )
+CLASS_KINDS = tuple((shape, colour) for shape, colour, _ in CLASSES)
+NOVEL_KINDS = tuple(kind for kind, held in HELD_OUT.items() if len(held) == len(RELATIONS))
 
 
 def _allowed() -> dict[tuple[bool, frozenset[str]], tuple[Kind, ...]]:
@@ -116,16 +113,20 @@ def _diameter(rng: Random, span: tuple[float, float]) -> float:
     return span[0] + rng.random() * (span[1] - span[0])
 
 
-def _somewhere(rng: Random, size: str, diameter: float, role: str = "") -> Place:
-    """A place of that size anywhere in the picture."""
-    margin = diameter / 2 + GAP
-    return Place(
-        margin + rng.random() * (1 - 2 * margin),
-        margin + rng.random() * (1 - 2 * margin),
-        diameter,
-        size,
-        role,
+def _near_a_place(rng: Random, size: str) -> Place:
+    """An object of that size near one of the grid's places."""
+    x, y = (
+        (int(rng.random() * GRID) + 0.5) / GRID + JITTER * (2 * rng.random() - 1) for _ in range(2)
     )
+    return Place(x, y, _diameter(rng, DIAMETERS[size]), size)
+
+
+def _container(rng: Random) -> Place:
+    """An object with room for another, anywhere in the picture."""
+    diameter = _diameter(rng, CONTAINER_DIAMETER)
+    margin = diameter / 2 + GAP
+    x, y = (margin + rng.random() * (1 - 2 * margin) for _ in range(2))
+    return Place(x, y, diameter, "large", "container")
 
 
 def layout(rng: Random, counts: Sequence[float] = COUNTS) -> tuple[list[Place], dict]:
@@ -142,7 +143,7 @@ def layout(rng: Random, counts: Sequence[float] = COUNTS) -> tuple[list[Place], 
     while True:
         places: list[Place] = []
         if rng.random() < INSIDE_FRACTION:
-            outer = _somewhere(rng, "large", _diameter(rng, CONTAINER_DIAMETER), "container")
+            outer = _container(rng)
             inner = Place(
                 outer.x + 0.04 * (rng.random() - 0.5),
                 outer.y + 0.04 * (rng.random() - 0.5),
@@ -154,8 +155,7 @@ def layout(rng: Random, counts: Sequence[float] = COUNTS) -> tuple[list[Place], 
         for _ in range(12 * count):
             if len(places) == count:
                 break
-            size = pick_weighted(rng, tuple(DIAMETERS), SIZE_WEIGHTS[count])
-            place = _somewhere(rng, size, _diameter(rng, DIAMETERS[size]))
+            place = _near_a_place(rng, pick_weighted(rng, tuple(DIAMETERS), SIZE_WEIGHTS))
             if all(relation(place, earlier) for earlier in places):
                 places.append(place)
         if len(places) == count:
