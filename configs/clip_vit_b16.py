@@ -10,6 +10,8 @@ Differs:    pictures are cut at random to at least 90 % of their area; captions 
             vocabulary of your own, or by --config.tokenizer.path=tokenizer.json.
 """
 
+import math
+
 from ml_collections import ConfigDict
 
 from mmjax.config import spec
@@ -38,7 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.image_size = 32 if smoke else 224
     config.sequence_length = 16 if smoke else 77
     config.vocab_size = 512 if smoke else 49_152
-    config.dtype = "float32" if smoke else "bfloat16"
+    config.dtype = "auto"  # bfloat16 on TPU and GPU, float32 on a CPU
     config.tokenizer.vocab_size = config.get_ref("vocab_size")
     config.eval_steps = 0 if smoke else 20_000
     fields = smoke_sizes(clip_vit_b16()) if smoke else clip_vit_b16()
@@ -66,7 +68,7 @@ def get_config(variant: str = "") -> ConfigDict:
         eps=1e-6,
         weight_decay=0.2,
         clip_norm=None,
-        clamps=(("log_scale", None, 4.6052),),  # scale at most 100
+        clamps=(("log_scale", None, math.log(100)),),  # scale at most 100
     )
     config.goals.contrastive = spec(Goal, objective=spec(Contrastive))
     config.evaluators.objectives = spec(Objectives)

@@ -10,6 +10,8 @@ Expect:     72.1 % ImageNet zero-shot with an ImageNet-21k tower and CC12M + YFC
             google-research/vision_transformer, LiT-B16B); not measured here.
 """
 
+import math
+
 from ml_collections import ConfigDict
 
 from mmjax.config import spec
@@ -56,7 +58,7 @@ def _recipe(smoke: bool, frozen: tuple[str, ...]) -> ConfigDict:
         "length": config.get_ref("sequence_length"),
         "eos_id": 2,  # of the tokenizers that this package trains
     }
-    config.dtype = "float32" if smoke else "bfloat16"
+    config.dtype = "auto"  # bfloat16 on TPU and GPU, float32 on a CPU
     dtype = config.get_ref("dtype")
     config.model = spec(
         TwoTower,
@@ -71,7 +73,7 @@ def _recipe(smoke: bool, frozen: tuple[str, ...]) -> ConfigDict:
         schedule=spec(cosine, peak=1e-3, steps=steps, warmup_steps=steps // 6),
         weight_decay=0.1,
         frozen=frozen,
-        clamps=(("log_scale", None, 4.6052),),  # scale at most 100
+        clamps=(("log_scale", None, math.log(100)),),  # scale at most 100
     )
     config.goals.contrastive = spec(Goal, objective=spec(Contrastive))
     config.evaluators.objectives = spec(Objectives)

@@ -7,6 +7,8 @@ Command:    python train.py --config=configs/shards.py --workdir=runs/mine \
 Devices:    2 CPU cores; 40,960 samples at 64 pixels take about 6 minutes.
 """
 
+import math
+
 from ml_collections import ConfigDict
 
 from mmjax.config import spec
@@ -34,6 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.image_size = 32 if smoke else 64
     config.sequence_length = 32
     config.vocab_size = 512 if smoke else 8192
+    config.dtype = "auto"  # bfloat16 on TPU and GPU, float32 on a CPU
     config.tokenizer.vocab_size = config.get_ref("vocab_size")
     width = {
         "dim": 32 if smoke else 192,
@@ -41,6 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "num_heads": 2 if smoke else 3,
         "scan": False,  # unrolled, XLA's CPU programs are a third faster
         "mlp_dim": 64 if smoke else 768,
+        "dtype": config.get_ref("dtype"),
     }
     config.model = spec(
         TwoTower,
@@ -61,7 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer = spec(
         AdamW,
         schedule=spec(cosine, peak=1e-3, steps=steps, warmup_steps=steps // 10),
-        clamps=(("log_scale", 0.0, 4.6052),),
+        clamps=(("log_scale", 0.0, math.log(100)),),
     )
     config.goals.contrastive = spec(Goal, objective=spec(Contrastive))
     config.evaluators.objectives = spec(Objectives)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.dual.two_tower import unit_length
+from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.mlp import activation
 from mmjax.typing import Array, Encoded, Float, Int
 
@@ -17,7 +18,7 @@ class Projector(nn.Module):
       dim: width of the result.
       hidden_dims: widths between input and result.
       activation: see `mmjax.models.layers.mlp.activation`.
-      dtype: type to compute in; the last layer is float32.
+      dtype: type to compute in, see `compute_type`; the last layer is float32.
     """
 
     dim: int
@@ -27,8 +28,9 @@ class Projector(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch features"]) -> Float[Array, "batch dim"]:
+        dtype = compute_type(self.dtype)
         for number, dim in enumerate(self.hidden_dims):
-            x = nn.Dense(dim, dtype=jnp.dtype(self.dtype), name=f"hidden_{number}")(x)
+            x = nn.Dense(dim, dtype=dtype, name=f"hidden_{number}")(x)
             x = activation(self.activation)(x)
         return nn.Dense(self.dim, dtype=jnp.float32, name="output")(x)
 
@@ -45,7 +47,9 @@ class FeatureTowers(nn.Module):
       activation: between layers: 'gelu', 'gelu_tanh', 'quick_gelu' or 'relu'.
       log_scale_init: logarithm of the first scale of similarities.
       bias_init: first bias added to scaled similarities, or None for no bias.
-      dtype: type to compute hidden layers in; parameters and the shared space are float32.
+      dtype: type to compute hidden layers in: 'float32', 'bfloat16' or 'auto': bfloat16 where the
+        platform gains by it (TPU, GPU), float32 on a CPU. Parameters and the shared space are
+        float32.
 
     Source: Zhai et al. 2022 (LiT), section 3, with both towers locked and already run.
     """

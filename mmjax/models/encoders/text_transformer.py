@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.interfaces import TowerOutput
+from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.pooling import AttentionPooling, end_of_text, mean, take
 from mmjax.models.layers.transformer import run_blocks
 from mmjax.parallel.sharding import constrain
@@ -33,7 +34,8 @@ class TextTransformer(nn.Module):
       mask_padding: whether padding is hidden from every token.
       activation: 'gelu', 'gelu_tanh', 'quick_gelu' or 'relu'.
       norm_epsilon: added to the variance in layer norms.
-      dtype: type to compute in, such as 'float32' or 'bfloat16'; parameters are float32.
+      dtype: type to compute in: 'float32', 'bfloat16' or 'auto': bfloat16 where the platform gains
+        by it (TPU, GPU), float32 on a CPU. Parameters are float32.
       scan: see `run_blocks`.
       remat: see `run_blocks`.
 
@@ -77,7 +79,7 @@ class TextTransformer(nn.Module):
         """
         del row, train
         self._check(token_ids)
-        dtype = jnp.dtype(self.dtype)
+        dtype = compute_type(self.dtype)
         length = token_ids.shape[1]
         words = self.param(
             "token_embedding", nn.initializers.normal(0.02), (self.vocab_size, self.dim)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.interfaces import TowerOutput
+from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.patches import PatchEmbedding, drop_patches
 from mmjax.models.layers.pooling import AttentionPooling, mean
 from mmjax.models.layers.positions import sincos_2d
@@ -36,7 +37,8 @@ class ViT(nn.Module):
       patch_dropout: part of the patches left out in training, 0 to below 1.
       activation: 'gelu', 'gelu_tanh', 'quick_gelu' or 'relu'.
       norm_epsilon: added to the variance in layer norms.
-      dtype: type to compute in, such as 'float32' or 'bfloat16'; parameters are float32.
+      dtype: type to compute in: 'float32', 'bfloat16' or 'auto': bfloat16 where the platform gains
+        by it (TPU, GPU), float32 on a CPU. Parameters are float32.
       scan: see `run_blocks`.
       remat: see `run_blocks`.
 
@@ -78,7 +80,7 @@ class ViT(nn.Module):
           ValueError: pictures of another size, an unknown option, or `row` missing.
         """
         self._check(image, row, train)
-        dtype = jnp.dtype(self.dtype)
+        dtype = compute_type(self.dtype)
         x = PatchEmbedding(self.patch_size, self.dim, self.patch_bias, self.dtype, name="patches")(
             image
         )

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.dense import product
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float
@@ -40,7 +41,7 @@ class Attention(nn.Module):
     Attributes:
       num_heads: must divide the width of the queries.
       init_scale: factor on the initial standard deviation of the output projection.
-      dtype: type to compute in; the softmax is float32 always.
+      dtype: type to compute in, see `compute_type`; the softmax is float32 always.
 
     Source: Vaswani et al. 2017, section 3.2.2; initial values as in OpenAI CLIP, clip/model.py
     `initialize_parameters`.
@@ -62,7 +63,7 @@ class Attention(nn.Module):
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide dim={dim}; choose one that does."
             )
-        how = {"dtype": jnp.dtype(self.dtype), "dot_general": product}
+        how = {"dtype": compute_type(self.dtype), "dot_general": product}
 
         def heads(x: Float[Array, "batch length dim"], name: str) -> Float[Array, "..."]:
             init = nn.initializers.normal(x.shape[-1] ** -0.5)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
+from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.dense import product
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Float
@@ -67,7 +67,7 @@ class Mlp(nn.Module):
       activation: see `activation`.
       init_scale: factor on the initial standard deviation of the narrowing layer; deep stacks
         shrink what each block adds.
-      dtype: type to compute in.
+      dtype: type to compute in, see `compute_type`.
 
     Source: Vaswani et al. 2017, section 3.3; initial values as in OpenAI CLIP, clip/model.py
     `initialize_parameters`.
@@ -83,7 +83,7 @@ class Mlp(nn.Module):
         dim = x.shape[-1]
         widen = nn.initializers.normal((2 * dim) ** -0.5)
         narrow = nn.initializers.normal(self.init_scale * dim**-0.5)
-        how = {"dtype": jnp.dtype(self.dtype), "dot_general": product}
+        how = {"dtype": compute_type(self.dtype), "dot_general": product}
         x = nn.Dense(self.mlp_dim, kernel_init=widen, name="up", **how)(x)
         x = constrain(activation(self.activation)(x), "batch", None, "mlp")
         return nn.Dense(dim, kernel_init=narrow, name="down", **how)(x)

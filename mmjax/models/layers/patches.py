@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.dense import product
 from mmjax.typing import Array, Float, Int, PRNGKeyArray
 
@@ -46,7 +47,7 @@ class PatchEmbedding(nn.Module):
       patch_size: side of a patch, in pixels.
       dim: width of a token.
       bias: whether the layer has one (CLIP has none).
-      dtype: type to compute in.
+      dtype: type to compute in, see `compute_type`.
 
     Source: Dosovitskiy et al. 2020, equation 1.
     """
@@ -60,7 +61,7 @@ class PatchEmbedding(nn.Module):
     def __call__(
         self, image: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch patches dim"]:
-        dtype = jnp.dtype(self.dtype)
+        dtype = compute_type(self.dtype)
         x = patchify(image.astype(dtype), self.patch_size)
         embedding = nn.Dense(
             self.dim, use_bias=self.bias, dtype=dtype, dot_general=product, name="embedding"

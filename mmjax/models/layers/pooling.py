@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.layers.attention import Attention
+from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.mlp import Mlp
 from mmjax.typing import Array, Bool, Float, Int
 
@@ -42,7 +43,7 @@ class AttentionPooling(nn.Module):
       mlp_dim: width inside the perceptron.
       activation: see `mmjax.models.layers.mlp.activation`.
       norm_epsilon: added to the variance in the layer norm.
-      dtype: type to compute in.
+      dtype: type to compute in, see `compute_type`.
 
     Source: Zhai et al. 2022 (Scaling Vision Transformers), section 3.2; big_vision,
     models/vit.py `MAPHead`.
@@ -61,7 +62,7 @@ class AttentionPooling(nn.Module):
         mask: Bool[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch dim"]:
         batch, _, dim = tokens.shape
-        dtype = jnp.dtype(self.dtype)
+        dtype = compute_type(self.dtype)
         probe = self.param("probe", nn.initializers.normal(dim**-0.5), (dim,))
         probe = jnp.broadcast_to(probe.astype(dtype), (batch, 1, dim))
         seen = None if mask is None else mask[:, None]  # [batch, length] -> [batch, 1, length]

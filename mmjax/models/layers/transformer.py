@@ -2,9 +2,9 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from mmjax.models.layers.attention import Attention
+from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.mlp import Mlp
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float
@@ -21,7 +21,7 @@ class Block(nn.Module):
       activation: see `mmjax.models.layers.mlp.activation`.
       norm_epsilon: added to the variance in layer norms.
       init_scale: see `Attention` and `Mlp`.
-      dtype: type to compute in.
+      dtype: type to compute in, see `compute_type`.
 
     Source: Vaswani et al. 2017, section 3; pre-norm order as in Radford et al. 2019, section 2.3.
     """
@@ -39,7 +39,7 @@ class Block(nn.Module):
         x: Float[Array, "batch length dim"],
         mask: Bool[Array, "#batch #length length"] | None,
     ) -> tuple[Float[Array, "batch length dim"], None]:
-        dtype = jnp.dtype(self.dtype)
+        dtype = compute_type(self.dtype)
         y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="attention_norm")(x)
         attention = Attention(self.num_heads, self.init_scale, self.dtype, name="attention")
         x = constrain(x + attention(y, y, mask), "batch", None, None)
@@ -73,7 +73,7 @@ def run_blocks(
       mlp_dim: width inside the perceptrons.
       activation: see `mmjax.models.layers.mlp.activation`.
       norm_epsilon: added to the variance in layer norms.
-      dtype: type to compute in.
+      dtype: type to compute in, see `compute_type`.
       scan: True compiles one block and loops over it; False writes all blocks out, which compiles
         longer.
       remat: 'none', 'dots' or 'full': how much of the forward pass is made again in the backward
