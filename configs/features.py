@@ -3,10 +3,12 @@
 Reproduces: nothing published; both towers are locked and have already been run (LiT, section 3).
 Command:    python train.py --config=configs/features.py --workdir=runs/features \
                 --config.data.path=train.jsonl --config.eval_data.path=val.jsonl
-            Each line of a table (or each .json of a tar) holds two lists of numbers under
+            Each line of a .jsonl table (or each .json of a tar) holds two lists of numbers under
             'image_features' and 'text_features'.
 Devices:    anything; a CPU makes thousands of examples a second.
 """
+
+import math
 
 from ml_collections import ConfigDict
 
@@ -54,7 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer = spec(
         AdamW,
         schedule=spec(cosine, peak=1e-3, steps=steps, warmup_steps=steps // 20),
-        clamps=(("log_scale", 0.0, 4.6052),),
+        clamps=(("log_scale", 0.0, math.log(100)),),
     )
     config.evaluators.objectives = spec(Objectives)
     config.evaluators.retrieval = spec(

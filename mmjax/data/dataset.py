@@ -11,6 +11,7 @@ import numpy as np
 from mmjax.data.fields import Fields
 from mmjax.data.sources.base import Source
 
+_TABLES = (".jsonl", ".ndjson", ".csv", ".tsv")
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 
 
@@ -74,28 +75,35 @@ def open_source(path: str) -> Source:
 
     Args:
       path: `.tar` shards (globs, {000..009} braces, several separated by spaces), `.array_record`
-        or `.arrayrecord` files, a `.jsonl` or `.csv` table, or a folder of pictures.
+        or `.arrayrecord` files, a `.jsonl`, `.ndjson`, `.csv` or `.tsv` table, or a folder of
+        pictures. A file or folder whose own name has spaces is taken whole where it exists; '~' is
+        the home folder.
 
     Raises:
-      ValueError: the ending names no kind of source.
+      ValueError: a blank path, or the ending names no kind of source.
+      FileNotFoundError: a table or shards that are not there.
     """
     from mmjax.data.sources import array_record, folder, webdataset
 
-    first = path.split()[0]
+    if not path.strip():
+        raise ValueError(f"{path!r} is a blank path; name shards, a table or a folder of pictures.")
+    whole = os.path.expanduser(path)
+    words = (whole,) if os.path.exists(whole) else tuple(path.split())
+    first = words[0]
     if "://" in path or first.startswith("pipe:"):
         raise ValueError(
             f"{path!r}: data is read from local or mounted files. Mount the bucket, or copy it."
         )
+    if os.path.isdir(whole):
+        return folder.Folder(whole)
+    if whole.endswith(_TABLES):
+        return folder.Table(whole)
     if first.endswith(".tar"):
-        return webdataset.WebDataset(tuple(path.split()))
+        return webdataset.WebDataset(words)
     if ".array_record" in first or ".arrayrecord" in first:
-        return array_record.ArrayRecordSource(tuple(path.split()))
-    if first.endswith((".jsonl", ".csv")):
-        return folder.Table(path)
-    if os.path.isdir(path):
-        return folder.Folder(path)
-    near = sorted(glob.glob(os.path.join(os.path.dirname(path) or ".", "*")))[:5]
+        return array_record.ArrayRecordSource(words)
+    near = sorted(glob.glob(os.path.join(os.path.dirname(whole) or ".", "*")))[:5]
     raise ValueError(
-        f"{path!r} is no data: give .tar or .array_record files, a .jsonl or .csv table, or a "
-        f"folder. Nearby: {', '.join(near) or 'nothing'}."
+        f"{path!r} is no data: give .tar or .array_record files, a .jsonl, .ndjson, .csv or "
+        f".tsv table, or a folder. Nearby: {', '.join(near) or 'nothing'}."
     )

@@ -24,11 +24,17 @@ class Order:
       sizes: number of samples of each source.
       weights: share of each source; only their ratios count.
       seed: decides the shuffles.
+
+    Raises:
+      ValueError: a weight that gives its source no turn in 1000.
     """
 
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
     seed: int
+
+    def __post_init__(self) -> None:
+        _ = self._turns  # refused here, not in the thread that first asks for an index
 
     @functools.cached_property
     def _turns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -44,7 +50,8 @@ class Order:
             turns[chosen] += 1
         if not turns.all():
             raise ValueError(
-                f"weights {self.weights}: each source needs at least 1/{PERIOD} of the samples."
+                f"weights {self.weights}: each source needs at least 1/{PERIOD} of the samples. "
+                "Raise the smallest, or leave its dataset out."
             )
         return source, before, turns
 

@@ -16,12 +16,13 @@ import grain
 import numpy as np
 
 from mmjax.data import workers
-from mmjax.data.rows import InOrder, Rows
+from mmjax.data.rows import InOrder, Rows, Shapes
 from mmjax.data.sources.base import CAUSES, BadSample
 from mmjax.typing import Batch
 
 _SMALL_BYTES = 4096  # of a word of a batch: cheaper in a message than in shared memory
 _PROBES = 256  # samples tried at the start to learn what a row holds
+_COMPARED = 8  # usable ones of them that are compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ class BatchMaker:
         self._lock = threading.Lock()
 
     @property
-    def global_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    def global_shapes(self) -> Shapes:
         """Shape and type of each word of the global batch."""
         shapes = {w: ((self.batch_size, *shape), kind) for w, (shape, kind) in self.shapes.items()}
         shapes["row"] = ((self.batch_size,), np.dtype(np.int32))
@@ -108,7 +109,7 @@ class BatchMaker:
         order = self.rows.order
         if isinstance(order, InOrder) and index >= len(order):
             return  # filling of the last batch
-        made, batch["bad_samples"][row] = self.rows.load(index)
+        made, batch["bad_samples"][row] = self.rows.load(index, self.shapes)
         if made is None:
             return
         if made.keys() != self.shapes.keys():
@@ -117,46 +118,46 @@ class BatchMaker:
                 f"{sorted(self.shapes)}. All samples of a stream need the same fields."
             )
         for word, value in made.items():
-            shape, _ = self.shapes[word]
-            if np.shape(value) != shape:
-                raise ValueError(
-                    f"sample {made['sample_id']}: {word!r} is {np.shape(value)}, the first was "
-                    f"{shape}. Put a transform of fixed size into the dataset."
-                )
             batch[word][row] = value
         batch["valid"][row] = True
 
 
-def _row_shapes(rows: Rows) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of each word, from the first usable sample of every dataset.
+def _row_shapes(rows: Rows) -> Shapes:
+    """Shape and type of each word, as most of the first usable samples of every dataset have them.
 
     Raises:
-      ValueError: no usable sample among the first ones, or datasets of unlike rows.
+      ValueError: no usable sample among the first ones, samples that are mostly unlike, or
+        datasets of unlike rows.
     """
-    found: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    found: Shapes = {}
     for number, dataset in enumerate(rows.datasets):
-        problem = ""
+        problem, seen = "", []
         for position in range(min(len(dataset.source), _PROBES)):
             try:
                 row = rows._row(dataset, number, position, index=0, attempt=0)
             except BadSample as error:
                 problem = problem or str(error)
                 continue
-            shapes = {
-                word: (np.shape(value), np.asarray(value).dtype) for word, value in row.items()
-            }
-            if found and shapes != found:
-                raise ValueError(
-                    f"datasets of a mixture must give like rows; {dataset.source.describe()} gives "
-                    f"{shapes}, the first {found}."
-                )
-            found = shapes
-            break
-        else:
+            seen.append({w: (np.shape(value), np.asarray(value).dtype) for w, value in row.items()})
+            if len(seen) == _COMPARED:
+                break
+        if not seen:
             raise ValueError(
                 f"none of the first {min(len(dataset.source), _PROBES)} samples can be used "
                 f"({dataset.source.describe()}). The first: {problem}"
             )
+        shapes = max(seen, key=seen.count)
+        if len(seen) > 1 and 2 * seen.count(shapes) <= len(seen):
+            raise ValueError(
+                f"the first samples give rows of unlike shapes, such as {seen[0]} and {seen[1]}. "
+                "Put a transform of fixed size into the dataset."
+            )
+        if found and shapes != found:
+            raise ValueError(
+                f"datasets of a mixture must give like rows; {dataset.source.describe()} gives "
+                f"{shapes}, the first {found}."
+            )
+        found = shapes
     return found
 
 

@@ -12,6 +12,7 @@ from mmjax.data.sources.base import CAUSES, BadSample
 ATTEMPTS = 8  # replacements for one row before it stays empty
 _WORDS = ("image", "token_ids", "text_mask", "label", "image_features", "text_features")
 _MASK = (1 << 64) - 1
+Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
 def mix_bits(*numbers: int) -> int:
@@ -56,11 +57,15 @@ class Rows:
         self.replace = replace
         self._key = mix_bits(seed, *stream.encode())
 
-    def load(self, index: int) -> tuple[dict[str, Any] | None, np.ndarray]:
+    def load(
+        self, index: int, shapes: Shapes | None = None
+    ) -> tuple[dict[str, Any] | None, np.ndarray]:
         """The row at an index, or None where no sample could be used; and counts by cause.
 
         Args:
           index: 0 or more.
+          shapes: shape and type of each word; a sample of another shape cannot be used ('format').
+            None takes any.
 
         Returns:
           Words of a Batch without the batch axis; how many samples were thrown away, by cause.
@@ -72,7 +77,9 @@ class Rows:
             if attempt:
                 position = mix_bits(self._key, index, attempt) % len(dataset.source)
             try:
-                return self._row(dataset, number, position, index, attempt), bad
+                row = self._row(dataset, number, position, index, attempt)
+                _check_shapes(row, shapes or {})
+                return row, bad
             except BadSample as problem:
                 bad[CAUSES.index(problem.cause)] += 1
         return None, bad
@@ -81,7 +88,9 @@ class Rows:
         self, dataset: Dataset, number: int, position: int, index: int, attempt: int
     ) -> dict[str, Any]:
         # Philox is keyed, not seeded: no hashing pass, 4 µs instead of 20.
-        bits = np.random.Philox(counter=[0, 0, 0, attempt], key=[self._key, index])
+        # As uint64, for numpy takes a list of numbers above 2**63 through float64.
+        key = np.array([self._key, index], np.uint64)
+        bits = np.random.Philox(counter=np.array([0, 0, 0, attempt], np.uint64), key=key)
         rng = np.random.Generator(bits)
         sample = dataset.fields(dataset.source[position])
         for transform in dataset.transforms:
@@ -93,6 +102,16 @@ class Rows:
         if "group" in sample:
             row["group"] = text_identity(str(sample["group"]))
         return row
+
+
+def _check_shapes(row: dict[str, Any], shapes: Shapes) -> None:
+    for word, value in row.items():
+        if word in shapes and np.shape(value) != shapes[word][0]:
+            raise BadSample(
+                "format",
+                f"sample {row['sample_id']}: {word!r} is {np.shape(value)}, the first was "
+                f"{shapes[word][0]}. Put a transform of fixed size into the dataset.",
+            )
 
 
 class InOrder:

@@ -1,15 +1,25 @@
 """The batch at step k is a function of (seed, k) alone, whoever makes it."""
 
+import contextlib
 import dataclasses
+import io
+import tarfile
 
 import numpy as np
 import pytest
+import simplejpeg
+from PIL import Image
 
 from mmjax.data.dataset import Dataset, Mixture, members_of
 from mmjax.data.mixture import Order
 from mmjax.data.pipeline import BatchMaker, Reading, batches
 from mmjax.data.rows import ATTEMPTS, evaluation_rows, mix_bits, text_identity, training_rows
 from mmjax.data.sources.base import CAUSES, BadSample, Source
+from mmjax.data.tokenizers.base import Tokenizer
+from mmjax.data.transforms.captions import PickCaption
+from mmjax.data.transforms.decode import pixels
+from mmjax.data.transforms.image import RandomResizedCrop
+from mmjax.data.transforms.text import Tokenize
 
 
 class Numbers(Source):
@@ -89,6 +99,61 @@ def test_any_number_of_workers_makes_the_same_batches(workers):
         iterator.close()
 
 
+class Bytes(Tokenizer):
+    """UTF-8 bytes as tokens."""
+
+    vocab_size, bos_id, eos_id, pad_id = 258, None, 257, 256
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def content(self):
+        return b"bytes"
+
+    def special_tokens(self):
+        return {"<pad>": 256, "<eos>": 257}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A maker of the batches of a tar of JPEGs of unlike sizes, each with several captions."""
+    path = tmp_path_factory.mktemp("photos") / "photos.tar"
+    rng = np.random.default_rng(0)
+    with tarfile.open(path, "w") as file:
+        for number in range(13):
+            pixels = rng.integers(0, 256, (24 + number, 40 - number, 3), np.uint8)
+            jpeg = io.BytesIO()
+            Image.fromarray(pixels).save(jpeg, "JPEG")
+            text = "\n".join(f"caption {way} of {number}" for way in ("a", "b", "c"))
+            for kind, data in (("jpg", jpeg.getvalue()), ("txt", text.encode())):
+                entry = tarfile.TarInfo(f"{number:03}.{kind}")
+                entry.size = len(data)
+                file.addfile(entry, io.BytesIO(data))
+    transforms = (RandomResizedCrop(16, scale=(0.3, 1.0)), PickCaption(), Tokenize(Bytes(), 24))
+    data = Dataset(path=str(path), transforms=transforms)
+    return lambda process, processes: maker(data, 8, process, processes, threads=2)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_pixels_captions_and_order_are_equal_for_any_processes_and_workers(
+    photos, processes, workers
+):
+    whole = [photos(0, 1)(number) for number in range(2)]
+    assert whole[0]["image"].shape == (8, 16, 16, 3)
+    assert len(np.unique(joined(whole)["caption_id"], axis=0)) > 8  # of 13 pictures in 16 rows
+    with contextlib.ExitStack() as stack:
+        feeds = [
+            batches(photos(process, processes), 0, 2, Reading(workers=workers))
+            for process in range(processes)
+        ]
+        for feed in feeds:
+            stack.callback(feed.close)
+            feed.start_prefetch()  # so that all workers start at once
+        for batch in whole:
+            same(batch, joined([next(feed) for feed in feeds]))
+
+
 def test_a_seed_a_stream_and_a_step_each_change_the_batch():
     base = maker()(3)["image"]
     for other in (maker(seed=1)(3), maker(stream="other")(3), maker()(4)):
@@ -117,6 +182,24 @@ def test_a_mixture_keeps_its_weights_and_each_source_its_own_epoch():
     assert sorted(large[:1000]) == list(range(1000))
 
 
+def test_a_weight_that_gives_no_turn_is_refused_before_anything_is_drawn():
+    with pytest.raises(ValueError, match="1/1000 of the samples"):
+        Order((10, 10), (1.0, 1e-4), seed=0)
+    with pytest.raises(ValueError, match="1/1000 of the samples"):
+        training_rows((dataset(weight=1e-4), dataset()), 0, "main")
+    Order((10, 10), (999.0, 1.0), seed=0)
+
+
+@pytest.mark.parametrize("high", [1 << 63, (1 << 64) - 2])
+def test_every_bit_of_a_key_changes_what_is_drawn(high):
+    rows = training_rows((dataset(),), 0, "main")
+    drawn = []
+    for key in (high, high + 1):
+        rows._key = key
+        drawn.append([rows._row(rows.datasets[0], 0, 0, i, 0)["image"][0, 0, 0] for i in range(40)])
+    assert drawn[0] != drawn[1]
+
+
 def test_one_of_several_captions_is_drawn_for_each_visit():
     made = maker(batch_size=20)
     ids = np.stack(
@@ -142,6 +225,48 @@ def test_an_unusable_sample_is_replaced_counted_and_named_by_what_stands_there()
         position = batch["sample_id"][row, 1]
         assert np.isin(batch["image"][row, 0, 0, 0], position + np.arange(5))
     same(batch, maker(data, batch_size=20)(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd:
+    """Gives some samples another shape, or a word of their own."""
+
+    positions: frozenset
+    word: str = ""
+
+    def __call__(self, sample, rng):
+        if int(sample["captions"][0].split()[1]) in self.positions:
+            if self.word:
+                sample[self.word] = 1
+            else:
+                sample["image"] = sample["image"][:3]
+        return sample
+
+
+def odd(positions, word=""):
+    return Dataset(source=Numbers(20), transforms=(Noise(), Odd(frozenset(positions), word)))
+
+
+def test_a_sample_of_another_shape_is_replaced_and_counted_as_of_bad_format():
+    batch = maker(odd({3, 11}), batch_size=20)(0)
+    assert batch["valid"].all()
+    assert batch["bad_samples"].sum() >= 2
+    assert batch["bad_samples"][:, CAUSES.index("format")].sum() == batch["bad_samples"].sum()
+    assert not np.isin(batch["sample_id"][:, 1], [3, 11]).any()
+    right = maker(dataset(20), batch_size=20)(0)
+    kept = batch["bad_samples"].sum(axis=1) == 0
+    same({w: batch[w][kept] for w in batch}, {w: right[w][kept] for w in right})
+
+
+def test_a_held_out_sample_of_another_shape_leaves_an_empty_row():
+    batch = BatchMaker(evaluation_rows((odd({4}),), 0), 8, 0, 1, threads=2)(0)
+    assert list(np.flatnonzero(~batch["valid"])) == [4]
+    assert batch["bad_samples"].sum() == batch["bad_samples"][4, CAUSES.index("format")] == 1
+
+
+def test_a_sample_with_another_word_ends_the_run():
+    with pytest.raises(ValueError, match="need the same fields"):
+        maker(odd({3, 11}, word="label"), batch_size=20)(0)
 
 
 def test_a_row_without_a_usable_sample_stays_empty():
@@ -200,3 +325,18 @@ def test_a_dataset_is_given_by_path_or_by_source():
         Dataset()
     with pytest.raises(ValueError, match="weight"):
         dataset(weight=0.0)
+
+
+def test_a_forgotten_resize_is_said_before_the_first_batch(tmp_path):
+    for number in range(4):
+        image = np.zeros((20 + number, 30, 3), np.uint8)
+        (tmp_path / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(image, quality=90))
+        (tmp_path / f"{number}.txt").write_text("a black box")
+    data = Dataset(path=str(tmp_path), transforms=(PickCaption(), Decode()))
+    with pytest.raises(ValueError, match=r"unlike shapes.*transform of fixed size"):
+        BatchMaker(training_rows((data,), 0, "main"), 2, 0, 1, threads=1)
+
+
+class Decode:
+    def __call__(self, sample, rng):
+        return {**sample, "image": pixels(sample["image"])}

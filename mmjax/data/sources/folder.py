@@ -18,6 +18,7 @@ __all__ = ["PICTURES", "Folder", "Table"]
 PICTURES = ("jpg", "jpeg", "png", "webp")
 _BESIDE = ("txt", "json")
 _MOST_BYTES = 1 << 28
+_IMAGE = "image"
 
 
 class Folder(base.Source):
@@ -74,14 +75,17 @@ class Folder(base.Source):
 
 
 class Table(base.Source):
-    """Rows of a JSONL, CSV or TSV file, each with the path of a picture.
+    """Rows of a JSONL, CSV or TSV file, each with the path of a picture or none with one.
 
     A record holds the picture under its extension, the whole row as 'json' and, if asked for, one
-    column as 'txt'. The table is kept in memory; very large sets belong in shards.
+    column as 'txt'. Where the first row has no column 'image' the table has no pictures, such as
+    one of features: its records are named by their lines. The table is kept in memory; very large
+    sets belong in shards.
 
     Args:
       path: a file ending in .jsonl, .ndjson, .csv or .tsv (these two with a header line).
-      image: the column with the picture's path, relative to `root`.
+      image: the column with the picture's path, relative to `root`. Any name but 'image' has to be
+        there.
       caption: the column given as member 'txt', '' for none.
       root: the folder that the pictures are in, '' for the table's own. Nothing outside it is read.
 
@@ -91,7 +95,7 @@ class Table(base.Source):
       FileNotFoundError: there is no such file.
     """
 
-    def __init__(self, path: str, image: str = "image", caption: str = "", root: str = ""):
+    def __init__(self, path: str, image: str = _IMAGE, caption: str = "", root: str = ""):
         patterns.refuse_address(path)
         path = os.path.expanduser(path)
         if not os.path.isfile(path):
@@ -99,14 +103,22 @@ class Table(base.Source):
         self._name = os.path.basename(path)
         self._image, self._caption = image, caption
         self._root = os.path.realpath(os.path.expanduser(root) if root else os.path.dirname(path))
-        rows, ends = bytearray(), [0]
+        rows, ends, lines = bytearray(), [0], []
         for line, row in _rows(path):
-            _check_row(row, f"{path}: line {line}", image, caption)
+            where = f"{path}: line {line}"
+            if len(ends) == 1 and image == _IMAGE and image not in row:
+                self._image = ""
+            if image in row and not self._image:
+                raise ValueError(f"{where} has a column {image!r}, the first row has none.")
+            _check_row(row, where, self._image, caption)
             rows += json.dumps(row).encode("ascii")
             ends.append(len(rows))
+            if not self._image:
+                lines.append(line)
         if len(ends) == 1:
             raise ValueError(f"{path}: it holds no rows. Make the table again.")
         self._rows, self._ends = bytes(rows), np.array(ends, np.int64)
+        self._lines = np.array(lines, np.int64)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -116,12 +128,16 @@ class Table(base.Source):
             raise IndexError(f"Sample {position} of {len(self):,} was asked for.")
         begin, end = self._ends[position : position + 2].tolist()
         row = json.loads(self._rows[begin:end])
-        name = row[self._image]
-        record: base.Record = {
-            "__key__": _printable(name),
-            _extension(name): _read_inside(self._root, name),
-            "json": row,
-        }
+        record: base.Record
+        if self._image:
+            name = row[self._image]
+            record = {
+                "__key__": _printable(name),
+                _extension(name): _read_inside(self._root, name),
+                "json": row,
+            }
+        else:
+            record = {"__key__": str(self._lines[position]), "json": row}
         if self._caption:
             record["txt"] = row[self._caption]
         return record
@@ -132,7 +148,8 @@ class Table(base.Source):
 
     def describe(self) -> str:
         columns = json.loads(self._rows[: int(self._ends[1])])
-        return f"{self._name}, {len(self):,} rows of {' '.join(columns)}"
+        without = "" if self._image else ", without pictures"
+        return f"{self._name}, {len(self):,} rows of {' '.join(columns)}{without}"
 
 
 def _walk(root: str, folder: str) -> Iterator[tuple[str, int]]:
@@ -193,6 +210,8 @@ def _check_row(row: dict[str, Any], where: str, image: str, caption: str) -> Non
             raise ValueError(
                 f"{where} has no text in column {column!r}; its columns are {', '.join(row)}."
             )
+    if not image:
+        return
     name = row[image]
     if os.path.isabs(name) or ".." in name.split("/") or "\0" in name:
         raise ValueError(f"{where} leads out of the table's folder: {name[:200]!r} is refused.")

@@ -122,6 +122,36 @@ def test_a_table_gives_pictures_rows_and_captions(pictures, ending):
     assert copy.fingerprint() == source.fingerprint() != folder.Table(path).fingerprint()
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+def test_a_table_without_pictures_gives_its_rows_by_line(tmp_path, ending):
+    rows = [{"title": "a", "n": "1"}, {"title": "b", "n": "2"}]
+    path = write(tmp_path / f"rows{ending}", rows)
+    source = folder.Table(path, caption="title")
+    first = 1 if ending == ".jsonl" else 2  # after the header
+    assert [source[position] for position in range(2)] == [
+        {"__key__": str(first), "json": rows[0], "txt": "a"},
+        {"__key__": str(first + 1), "json": rows[1], "txt": "b"},
+    ]
+    assert folder.Table(path)[0] == {"__key__": str(first), "json": rows[0]}
+    assert source.describe() == f"rows{ending}, 2 rows of title n, without pictures"
+    assert pickle.loads(pickle.dumps(source))[1] == source[1]
+    with pytest.raises(ValueError, match="no text in column 'photo'; its columns are title, n"):
+        folder.Table(path, image="photo")
+    with pytest.raises(ValueError, match="no text in column 'caption'"):
+        folder.Table(path, caption="caption")
+
+
+def test_a_table_of_features_gives_lists_and_counts_blank_lines(tmp_path):
+    rows = [{"image_features": [0.5, number], "text_features": [number]} for number in range(2)]
+    text = "\n\n".join(map(json.dumps, rows))
+    (tmp_path / "rows.jsonl").write_text(text)
+    source = folder.Table(str(tmp_path / "rows.jsonl"))
+    assert [source[position] for position in range(2)] == [
+        {"__key__": "1", "json": rows[0]},
+        {"__key__": "3", "json": rows[1]},
+    ]
+
+
 def test_a_table_may_lie_elsewhere_than_its_pictures(pictures, tmp_path):
     path = write(tmp_path / "rows.jsonl", ROWS)
     assert folder.Table(path, root=str(pictures))[0]["jpg"] == b"B"
@@ -155,7 +185,8 @@ def test_a_row_whose_link_leads_out_is_a_bad_sample(pictures, tmp_path):
         ('{"image": "b.jpg"}\n{"image": ', "line 2 is not JSON"),
         ("[" * 100_000, "line 1 is not JSON"),
         ('["b.jpg"]', "line 1 is a list"),
-        ('{"picture": "b.jpg"}', "no text in column 'image'; its columns are picture"),
+        ('{"image": "b.jpg"}\n{"picture": "b.jpg"}', "no text in column 'image'; .* are picture"),
+        ('{"n": 1}\n{"image": "b.jpg"}', "line 2 has a column 'image', the first row has none"),
         ('{"image": 5}', "no text in column 'image'"),
         ('{"image": "b.exe"}', "a picture is a jpg, jpeg, png, webp"),
         ("", "holds no rows"),
