@@ -12,7 +12,7 @@ FLOORS = (  # the oldest versions that the test-suite was run on; no upper caps
     "grain>=0.2.18",
     "tensorflow-datasets>=4.9.10",
     "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so
-    "array_record>=0.8.3",
+    "array_record>=0.8.6",
     "ml-collections>=1.1.0",
     "absl-py>=2.1",  # grain's worker processes read parsed absl flags
     "numpy>=2.0",
@@ -39,6 +39,7 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "peers": ["torch", "open_clip_torch"],  # what step.py and quality.py compare with
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",

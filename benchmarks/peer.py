@@ -1,6 +1,6 @@
 """open_clip beside our own towers: the same sizes on both sides. Only benchmarks import this.
 
-Needs the benchmarks' own extra: pip install torch open_clip_torch
+Needs the benchmarks' own extra: pip install -e '.[peers]'
 open_clip asks for torchvision when it is imported, for picture transforms that nothing here uses.
 Where torchvision is not installed, empty modules stand in for it.
 """
@@ -202,7 +202,7 @@ def load_open_clip() -> Any:
     """
     for name in ("torch", "open_clip"):
         if importlib.util.find_spec(name) is None:
-            raise SystemExit(f"{name} is missing: pip install torch open_clip_torch")
+            raise SystemExit(f"{name} is missing: pip install -e '.[peers]'")
     if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
         _stand_in_for_torchvision()
     import open_clip

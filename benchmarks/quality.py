@@ -1,6 +1,6 @@
 """Whether our training learns as much from the same samples as open_clip's model and loss.
 
-    pip install torch open_clip_torch           # this script's own extra
+    pip install -e '.[peers]'                   # this script's own extra
     python benchmarks/quality.py --flickr8k=DIR --emoji=DIR --results=quality.jsonl
     python benchmarks/quality.py --flickr8k=DIR --emoji=DIR --trial   # minutes, proves it works
 

@@ -1,6 +1,6 @@
 """How fast the training step is, beside open_clip's model and loss.
 
-    pip install torch open_clip_torch           # this script's own extra
+    pip install -e '.[peers]'                   # this script's own extra
     python benchmarks/step.py                   # three shapes, float32, about 5 minutes on 2 cores
     python benchmarks/step.py --sides ours ours_bfloat16 open_clip open_clip_bfloat16
 

@@ -14,6 +14,7 @@ import json
 import pathlib
 import re
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,6 +115,22 @@ def _is_untyped_none(parameter: inspect.Parameter) -> bool:
     return parameter.default is None and _optional_kind(parameter) is None
 
 
+def _parameter(holder: ConfigDict, name: str) -> inspect.Parameter | None:
+    """The argument that a field of a spec stands for; None for what no known target describes."""
+    if "target" not in holder:
+        return None
+    try:
+        return inspect.signature(find_target(holder.target)).parameters.get(name)
+    except (TypeError, ValueError):  # a refused target: `build` is where that is said
+        return None
+
+
+def _takes_none(parameter: inspect.Parameter | None) -> bool:
+    return parameter is not None and (
+        parameter.default is None or type(None) in typing.get_args(parameter.annotation)
+    )
+
+
 def _put(made: ConfigDict, name: str, value: Any, parameter: inspect.Parameter) -> None:
     if value is None:  # a None field could never be overridden, so it gets its type
         made[name] = placeholder(_optional_kind(parameter) or str)
@@ -163,8 +180,22 @@ def to_json(config: Any) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """The config whose `to_json` was saved."""
-    return lock(_revive(json.loads(text)))
+    """The config whose `to_json` was saved.
+
+    Raises:
+      ConfigError: the text is no JSON, or not that of a config.
+    """
+    try:
+        made = _revive(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"this is no config as JSON: {_one_line(error)}") from None
+    if not isinstance(made, ConfigDict):
+        raise ConfigError(f"this is no config as JSON: one is {{...}}, this {text.strip()[:20]!r}.")
+    return lock(made)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _revive(value: Any) -> Any:
@@ -220,33 +251,45 @@ def build(config: Any, allow: Sequence[str] = ()) -> Any:
       allow: further root packages.
 
     Raises:
-      ConfigError: a refused target, or arguments that the target does not accept.
+      ConfigError: a refused target, or arguments that the target does not accept; it names the
+        key of the innermost spec at fault, as in 'data.transforms[0]: Resize: ...'.
     """
+    return _build(config, allow, "")
+
+
+def _build(config: Any, allow: Sequence[str], path: str) -> Any:
     if isinstance(config, FieldReference):
-        return build(config.get(), allow)
+        return _build(config.get(), allow, path)
     if isinstance(config, list | tuple):
-        return tuple(build(item, allow) for item in config)
+        return tuple(_build(item, allow, f"{path}[{n}]") for n, item in enumerate(config))
     if not isinstance(config, ConfigDict | Mapping):
         return config
     fields = {
-        name: build(config[name], allow) for name in config if name not in ("target", "partial")
+        name: _build(config[name], allow, f"{path}.{name}" if path else str(name))
+        for name in config
+        if name not in ("target", "partial")
     }
     if "target" not in config:
         return fields
-    target = find_target(config["target"], allow)
+    where = f"{path}: " if path else ""
+    try:
+        target = find_target(config["target"], allow)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
     if "partial" in config:
         return functools.partial(target, **fields)
     try:
         return target(**fields)
     except (TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"{target.__name__}: {error}") from error
+        raise ConfigError(f"{where}{target.__name__}: {error}") from error
 
 
 def load(argument: str) -> ConfigDict:
     """The config of 'configs/x.py' or 'configs/x.py:variant', or of a saved config.json.
 
     Raises:
-      ConfigError: no such file, or a file without `get_config`.
+      ConfigError: no such file, one without `get_config`, or one whose own code fails; then it
+        names the line.
     """
     path, _, variant = argument.partition(":")
     file = pathlib.Path(path)
@@ -258,11 +301,17 @@ def load(argument: str) -> ConfigDict:
         )
         raise ConfigError(f"no config file {path!r}.{nearest(path, near)}")
     if file.suffix == ".json":
-        return from_json(file.read_text(encoding="utf-8"))
+        try:
+            return from_json(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from None
     module_spec = importlib.util.spec_from_file_location(f"mmjax_config_{file.stem}", file)
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # so that targets defined in the file can be found
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(_failure(path, module_spec.origin, error)) from error
     get_config: Callable[..., ConfigDict] | None = getattr(module, "get_config", None)
     if get_config is None:
         raise ConfigError(f"{path} has no get_config(variant='').")
@@ -270,7 +319,22 @@ def load(argument: str) -> ConfigDict:
         raise ConfigError(
             f"{path}:{variant}: the one variant is 'smoke'.{nearest(variant, ['smoke'])}"
         )
-    return lock(get_config(variant) if variant else get_config())
+    try:
+        return lock(get_config(variant) if variant else get_config())
+    except Exception as error:
+        raise ConfigError(_failure(path, module_spec.origin, error)) from error
+
+
+def _failure(path: str, origin: str, error: Exception) -> str:
+    """'x.py:12: NameError: ...', by the last line of the file itself that led to the error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == origin]
+    text = _one_line(error)
+    if isinstance(error, SyntaxError) and error.filename == origin:
+        lines, text = [error.lineno], str(error.msg)
+    where = f"{path}:{lines[-1]}" if lines and lines[-1] else path
+    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+    return f"{where}: {kind}{text}"
 
 
 def override(config: ConfigDict, path: str, text: str) -> None:
@@ -314,8 +378,11 @@ def override(config: ConfigDict, path: str, text: str) -> None:
         raise ConfigError(f"{given}: that is a group; set one of its fields: {fields}.")
     if isinstance(value, tuple) and any(isinstance(item, ConfigDict) for item in value):
         raise ConfigError(f"{given}: a tuple of specs is set member by member: {path}[0].field=...")
+    parameter, kind = _parameter(holder, name), holder.get_type(name)
+    if kind is type(None) and parameter is not None:  # set to None before, or read from JSON
+        kind = _optional_kind(parameter) or kind
     try:
-        parsed = parse_value(text, value, holder.get_type(name))
+        parsed = parse_value(text, value, kind, _takes_none(parameter))
     except ValueError as error:
         raise ConfigError(f"{given}: {error}") from None
     with holder.unlocked():

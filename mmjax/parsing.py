@@ -6,19 +6,20 @@ from typing import Any
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-def parse_value(text: str, current: Any, kind: type) -> Any:
+def parse_value(text: str, current: Any, kind: type, optional: bool = False) -> Any:
     """The value behind `text`.
 
     Args:
       text: as typed.
       current: what stands there now; None for a placeholder.
       kind: the type of the field, also where `current` is None.
+      optional: whether 'none' is a value of the field; it always is where `current` is None.
 
     Raises:
       ValueError: the text is no value of that type.
     """
-    if text.lower() == "none" and (current is None or kind in (int, float)):
-        return None  # whether None will do is for the target to say
+    if text.lower() == "none" and (current is None or optional):
+        return None
     if kind is bool:
         if text.lower() not in _BOOLEANS:
             raise ValueError(f"{text!r} is no bool; write true or false.")
@@ -46,7 +47,7 @@ def _integer(text: str) -> int:
         number = float(text)  # 3e6 is how people write steps
     except ValueError:
         raise ValueError(f"{text!r} is no whole number (an int is needed).") from None
-    if number != int(number):
+    if not number.is_integer():  # nor are inf and nan
         raise ValueError(f"{text!r} is no whole number (an int is needed).")
     return int(number)
 

@@ -8,6 +8,7 @@ import sys
 import optax
 import pytest
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from mmjax import config as configs
 from mmjax.config import ConfigError, build, from_json, lock, override, spec, to_json
@@ -19,6 +20,7 @@ class Part:
     rate: float = 0.5
     name: str = "a"
     limit: int | None = None
+    clip: float | None = 1.0
     shape: tuple[int, ...] = (1, 2)
     flag: bool = False
     hook: object = None
@@ -62,6 +64,33 @@ def test_a_field_that_is_none_can_be_overridden():
     assert build(config.part).limit == 7
     override(config, "part.limit", "none")
     assert build(config.part).limit is None
+
+
+def test_none_is_a_value_only_where_the_target_or_a_none_says_so():
+    config = make()
+    override(config, "part.clip", "none")
+    assert build(config.part).clip is None
+    override(config, "part.clip", "2")
+    assert build(config.part).clip == 2.0
+    for path in ("steps", "part.size", "part.rate"):
+        with pytest.raises(ConfigError, match=f"--config.{path}=none: 'none' is no"):
+            override(config, path, "none")
+    with config.unlocked():
+        config.later = placeholder(int)
+    override(config, "later", "none")
+    assert config.later is None
+    override(config, "later", "4")
+    assert config.later == 4
+
+
+def test_none_follows_the_targets_signature_in_a_saved_config_too():
+    config = from_json(to_json(make()))
+    override(config, "part.clip", "none")
+    override(config, "part.limit", "7")
+    assert (config.part.clip, config.part.limit) == (None, 7)
+    refused = from_json(json.dumps({"target": "os:system", "rate": 1.0}))
+    with pytest.raises(ConfigError, match="'none' is no number"):
+        override(refused, "rate", "none")
 
 
 def test_the_shortest_public_path_is_stored():
@@ -119,6 +148,9 @@ def test_lock_reaches_specs_inside_tuples():
         ("part.siez", "3", "no key 'siez' in part. Did you mean 'size'?"),
         ("steps", "3.5", "'3.5' is no whole number"),
         ("steps", "many", "'many' is no whole number"),
+        ("steps", "inf", "'inf' is no whole number"),
+        ("steps", "nan", "'nan' is no whole number"),
+        ("steps", "-1e999", "'-1e999' is no whole number"),
         ("part.rate", "fast", "'fast' is no number"),
         ("part.flag", "maybe", "'maybe' is no bool"),
         ("part.shape", "(1,", "is no tuple like (1, 2)"),
@@ -183,6 +215,85 @@ def test_a_callers_own_package_is_allowed_by_name():
 def test_a_target_that_refuses_its_arguments_is_named():
     with pytest.raises(ConfigError, match=r"constant: .*argument"):
         build(from_json(json.dumps({"target": "mmjax.training.schedules:constant", "wrong": 3})))
+
+
+def refuse(size: int) -> int:
+    raise ValueError(f"size={size} is wrong.")
+
+
+def test_an_error_of_a_target_names_the_key_that_it_stands_at():
+    config = ConfigDict()
+    config.size = 3
+    config.eval_data = spec(Part, size=config.get_ref("size"))
+    config.eval_data.hook = (spec(Part, size=1), spec(refuse, size=config.get_ref("size")))
+    with pytest.raises(ConfigError, match=r"^eval_data\.hook\[1\]: refuse: size=3 is wrong\.$"):
+        build(config)
+    with pytest.raises(ConfigError, match=r"^refuse: size=3 is wrong\.$"):
+        build(config.eval_data.hook[1])
+    with pytest.raises(ConfigError, match=r"^a\.b: target 'os:system' is refused"):
+        build({"a": {"b": {"target": "os:system"}}})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"steps": 1', "Expecting ',' delimiter: line 1 column 12"),
+        ("", "Expecting value"),
+        ("[" * 100_000, "recursion"),
+        ('{"steps": ' + "1" * 5000 + "}", "4300 digits"),
+        ('{"a.b": 1}', "a.b"),
+        ("[1, 2]", "'[1, 2]'"),
+    ],
+    ids=["cut", "empty", "deep", "long", "dotted", "list"],
+)
+def test_what_is_no_config_as_json_is_refused_in_one_line(text, message, tmp_path):
+    with pytest.raises(ConfigError, match=re.escape(message)) as raised:
+        from_json(text)
+    assert "\n" not in str(raised.value)
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(f"{file}: ")) as raised:
+        configs.load(str(file))
+    assert message in str(raised.value)
+
+
+def test_a_saved_config_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ConfigError, match=r"config\.json: .*utf-8"):
+        configs.load(str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\nx = = 2\n", ":2: SyntaxError: invalid syntax"),
+        ("\nimport no_such_package_here\n", ":2: ModuleNotFoundError: No module named"),
+        (
+            "def get_config():\n    return f()\ndef f():\n    raise OSError('a\\nb')\n",
+            ":4: OSError: a b",
+        ),
+        ("import json\nget_config = lambda: json.loads('{')\n", ":2: JSONDecodeError: Expecting"),
+        (
+            "from mmjax.config import spec\nfrom mmjax.preprocess import Contract\n"
+            "def get_config():\n    return spec(Contract, image_siez=3)\n",
+            ":4: Contract takes no 'image_siez'. Did you mean 'image_size'?",
+        ),
+    ],
+    ids=["syntax", "import", "call", "deeper", "spec"],
+)
+def test_a_config_file_whose_own_code_fails_is_one_line_with_its_place(text, message, tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(f"{file}{message}")) as raised:
+        configs.load(str(file))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_config_file_without_variants_says_so_without_a_traceback(tmp_path):
+    file = tmp_path / "plain.py"
+    file.write_text("def get_config():\n    pass\n")
+    with pytest.raises(ConfigError, match=r"plain\.py: TypeError: get_config\(\) takes 0"):
+        configs.load(f"{file}:smoke")
 
 
 def test_load_names_the_nearest_file(tmp_path):
