@@ -125,16 +125,23 @@ class RunHooks:
 
 
 class Profile:
-    """Takes a trace between two steps, into `profile/` of the workdir.
+    """Takes a trace from one step to another, both included, into `profile/` of the workdir.
+
+    A run that resumes between the two begins its trace at once, and one that ends between them
+    has its trace written by `close`.
 
     Args:
       text: 'start:stop', or '' for none.
       folder: the workdir.
+
+    Raises:
+      ValueError: text is no two steps in order.
     """
 
     def __init__(self, text: str, folder: pathlib.Path):
         self._folder = folder / "profile"
         self._from, self._to = -1, -1
+        self._running = False
         if text:
             try:
                 self._from, self._to = (int(part) for part in text.split(":"))
@@ -147,16 +154,24 @@ class Profile:
         """The step, with the trace begun and ended around the steps asked for."""
         if self._from < 0:
             return take_step
-        done = [start]
+        done = start
 
         def traced(*arguments: Any) -> Any:
-            done[0] += 1
-            if done[0] == self._from:
+            nonlocal done
+            done += 1
+            if not self._running and self._from <= done < self._to:
                 jax.profiler.start_trace(str(self._folder))
+                self._running = True
             result = take_step(*arguments)
-            if done[0] == self._to:
+            if self._running and done >= self._to:
                 jax.block_until_ready(result)
-                jax.profiler.stop_trace()
+                self.close()
             return result
 
         return traced
+
+    def close(self) -> None:
+        """Ends and writes a trace that still runs; waits for no device, which may never answer."""
+        if self._running:
+            self._running = False  # first: a disk that refuses the trace is not asked again
+            jax.profiler.stop_trace()

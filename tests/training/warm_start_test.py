@@ -74,6 +74,47 @@ def test_what_gets_no_value_is_an_error(source):
         warm_params(ours, source, SAME)
 
 
+STATISTICS = {"image": {"norm": {"mean": np.ones(3, "f4"), "var": np.ones(3, "f4")}}}
+ANEW = (("(.*/)?(mean|var)", ""), *SAME)
+
+
+@pytest.fixture(scope="module")
+def normed(tmp_path_factory):
+    """A source whose state holds running statistics."""
+    folder = tmp_path_factory.mktemp("normed")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = {"params": PARAMS, "ema": EMA, "batch_stats": STATISTICS}
+    checkpoints.save(1, jax.tree.map(jnp.asarray, state), {"config.json": "{}"})
+    checkpoints.wait()
+    return folder
+
+
+@pytest.mark.parametrize("inner", ["", "checkpoints", "checkpoints/1"])
+@pytest.mark.parametrize("ema", [False, True])
+def test_running_statistics_of_the_source_are_not_dropped_silently(normed, inner, ema):
+    with pytest.raises(ValueError, match=r"not carried over.*yet: image/norm/mean, image/") as told:
+        warm_params(zeros(), str(normed / inner), SAME, ema=ema)
+    assert "\n" not in str(told.value)
+    assert "init_rules" in str(told.value)
+
+
+def test_running_statistics_of_ours_are_not_left_anew_silently(source):
+    with pytest.raises(ValueError, match=r"not carried over.*yet: image/norm/mean, image/"):
+        warm_params(zeros(), source, SAME, statistics=STATISTICS)
+    warm_params(zeros(), source, SAME, statistics={})
+
+
+def test_running_statistics_begin_anew_where_that_is_said(normed):
+    fresh = ("(.*/)?(mean|var)",)
+    warm = warm_params(zeros(), str(normed), ANEW, fresh, statistics=STATISTICS)
+    np.testing.assert_array_equal(warm["image"]["kernel"], PARAMS["image"]["kernel"])
+    assert warm.keys() == PARAMS.keys()
+    with pytest.raises(ValueError, match="not carried over"):
+        warm_params(zeros(), str(normed), ANEW, statistics=STATISTICS)
+    with pytest.raises(ValueError, match="not carried over"):
+        warm_params(zeros(), str(normed), SAME, fresh, statistics=STATISTICS)
+
+
 def test_another_shape_is_an_error_unless_it_is_a_table_of_positions(source):
     ours = zeros()
     ours["image"]["kernel"] = np.zeros((4, 3), "f4")
