@@ -57,6 +57,11 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = ()) -> Parts:
       ConfigError: the first thing found wrong, in one line.
     """
     check_keys(config)
+    named_tokenizer(config)
+    if config.init_from and not pathlib.Path(config.init_from).exists():
+        raise ConfigError(
+            f"init_from={config.init_from!r}: there is no such workdir or checkpoint."
+        )
     made = build(config, allow)
     data, goals = made["data"], made["goals"]
     if isinstance(data, Dataset | Mixture):
@@ -72,13 +77,6 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = ()) -> Parts:
             )
     if not goals:
         raise ConfigError("goals is empty; a run needs at least one spec(Goal, objective=...).")
-    eval_data = made.get("eval_data")
-    everything = [stream.data for stream in streams.values()] + ([eval_data] if eval_data else [])
-    for dataset in (member for data in everything for member in members_of(data)):
-        try:
-            check_first(dataset.source, dataset.fields)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
     recipe = Recipe(
         model=made["model"],
         goals=goals,
@@ -87,21 +85,38 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = ()) -> Parts:
         seed=made["seed"],
         ema=made["ema"],
     )
-    return Parts(recipe, streams, eval_data, made)
+    parts = Parts(recipe, streams, made.get("eval_data"), made)
+    for dataset in _everything(parts):
+        try:
+            check_first(dataset.source, dataset.fields)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    return parts
+
+
+def _everything(parts: Parts) -> list[Dataset]:
+    """Every dataset of a run, trained or evaluated on."""
+    held_out = [parts.eval_data] if parts.eval_data is not None else []
+    data = [*(stream.data for stream in parts.streams.values()), *held_out]
+    return [member for one in data for member in members_of(one)]
 
 
 def needs_tokenizer(parts: Parts) -> bool:
     """Whether some transform waits for a tokenizer."""
     return any(
         isinstance(transform, functools.partial)
-        for stream in parts.streams.values()
-        for member in members_of(stream.data)
+        for member in _everything(parts)
         for transform in member.transforms
     )
 
 
-def open_tokenizer(path: str | pathlib.Path) -> Tokenizer:
+def open_tokenizer(path: str | pathlib.Path, tokens: Mapping[str, str] | None = None) -> Tokenizer:
     """The tokenizer in a file, by its ending.
+
+    Args:
+      path: a tokenizer.json, or a SentencePiece .model.
+      tokens: names of the 'bos_token', 'eos_token' and 'pad_token' of a tokenizer.json that calls
+        them otherwise than most; '' or a missing one looks for the usual names.
 
     Raises:
       ConfigError: an unreadable file or an unknown ending.
@@ -110,19 +125,35 @@ def open_tokenizer(path: str | pathlib.Path) -> Tokenizer:
     from mmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 
     path = pathlib.Path(path)
-    kinds = {".json": HuggingFaceTokenizer, ".model": SentencePieceTokenizer}
-    if path.suffix not in kinds:
-        raise ConfigError(
-            f"tokenizer.path={str(path)!r}: give a tokenizer.json or a SentencePiece .model file."
-        )
+    named = {name: token for name, token in (tokens or {}).items() if token}
     try:
-        return kinds[path.suffix](str(path))
+        if path.suffix == ".json":
+            return HuggingFaceTokenizer(str(path), **named)
+        if path.suffix == ".model":
+            if named:
+                raise ValueError(f"a SentencePiece file names its own tokens; leave out {named}.")
+            return SentencePieceTokenizer(str(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"tokenizer.path={str(path)!r}: {error}") from None
+    raise ConfigError(
+        f"tokenizer.path={str(path)!r}: give a tokenizer.json or a SentencePiece .model file."
+    )
+
+
+def named_tokenizer(config: ConfigDict) -> Tokenizer | None:
+    """The tokenizer that a config names, or None where one is to be trained."""
+    if not config.tokenizer.path:
+        return None
+    tokens = {role: config.tokenizer[role] for role in ("bos_token", "eos_token", "pad_token")}
+    return open_tokenizer(config.tokenizer.path, tokens)
 
 
 def with_tokenizer(parts: Parts, tokenizer: Tokenizer | None) -> Parts:
-    """The parts with the tokenizer in their transforms and its hash in the contract."""
+    """The parts with the tokenizer in their transforms, and what it does in the contract.
+
+    Raises:
+      ConfigError: tokenizer, text tower, transforms and contract do not go together.
+    """
     if tokenizer is None:
         return parts
 
@@ -138,25 +169,45 @@ def with_tokenizer(parts: Parts, tokenizer: Tokenizer | None) -> Parts:
             bound.append(dataclasses.replace(member, path="", transforms=transforms))
         return Mixture(tuple(bound))
 
-    text = getattr(parts.recipe.model, "text", None)
-    if hasattr(text, "vocab_size"):
-        for stream in parts.streams.values():
-            tokenize = find_tokenize(bind(stream.data))
-            try:
-                pooled_at = text.eos_id if text.pooling == "end_of_text" else None
-                check_tokenizer(tokenize, text.vocab_size, text.length, pooled_at)
-            except ValueError as error:
-                raise ConfigError(str(error)) from None
-    contract = dataclasses.replace(parts.recipe.contract, tokenizer=tokenizer.fingerprint())
-    return Parts(
-        recipe=dataclasses.replace(parts.recipe, contract=contract),
-        streams={
-            name: dataclasses.replace(stream, data=bind(stream.data))
-            for name, stream in parts.streams.items()
-        },
-        eval_data=bind(parts.eval_data) if parts.eval_data is not None else None,
-        settings=parts.settings,
-    )
+    try:
+        made = dataclasses.replace(
+            parts,
+            streams={
+                name: dataclasses.replace(stream, data=bind(stream.data))
+                for name, stream in parts.streams.items()
+            },
+            eval_data=bind(parts.eval_data) if parts.eval_data is not None else None,
+        )
+        contract = _agreed(made, tokenizer)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return dataclasses.replace(made, recipe=dataclasses.replace(parts.recipe, contract=contract))
+
+
+def _agreed(parts: Parts, tokenizer: Tokenizer) -> Contract:
+    """The contract with the tokenizer's facts, once every Tokenize agrees with it."""
+    contract, text = parts.recipe.contract, getattr(parts.recipe.model, "text", None)
+    found = [t for member in _everything(parts) for t in member.transforms if _is_tokenize(t)]
+    for tokenize in found:
+        if hasattr(text, "vocab_size"):
+            pooled_at = text.eos_id if text.pooling == "end_of_text" else None
+            check_tokenizer(tokenize, text.vocab_size, text.length, pooled_at)
+        for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("cleaning", "text_cleaning")):
+            given, agreed = getattr(tokenize, ours), getattr(contract, theirs)
+            if given != agreed:
+                raise ValueError(
+                    f"a Tokenize of the data has {ours}={given!r} and preprocess.{theirs} is "
+                    f"{agreed!r}; make the two equal."
+                )
+    fillers = {tokenize.filler for tokenize in found}
+    if len(fillers) > 1:
+        raise ValueError(f"the data's Tokenize fill up with {sorted(fillers)}; take one pad_id.")
+    pad_id = fillers.pop() if fillers else contract.pad_id
+    return dataclasses.replace(contract, tokenizer=tokenizer.fingerprint(), pad_id=pad_id)
+
+
+def _is_tokenize(transform: Any) -> bool:
+    return isinstance(transform, Tokenize)
 
 
 def check_contract(contract: Contract, shapes: Mapping[str, Any], where: str) -> None:
@@ -178,16 +229,14 @@ def check_contract(contract: Contract, shapes: Mapping[str, Any], where: str) ->
 
 def find_tokenize(data: Dataset | Mixture) -> Tokenize | None:
     """The transform that makes tokens of a caption, or None."""
-    for transform in members_of(data)[0].transforms:
-        if isinstance(transform, Tokenize):
-            return transform
-    return None
+    return next(filter(_is_tokenize, members_of(data)[0].transforms), None)
 
 
 def data_identity(config: ConfigDict, parts: Parts) -> str:
     """JSON of all that decides the batch at a step: what a resumed run must find unchanged.
 
-    Folders do not enter, so shards may move; names, sizes and counts of the files do.
+    Folders do not enter, so shards may move; names, sizes and counts of the files do, and the
+    tokenizer by its content.
     """
     streams = {
         name: {
@@ -198,9 +247,13 @@ def data_identity(config: ConfigDict, parts: Parts) -> str:
     }
     rules = _without_places(plain(config.data))
     digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]
-    return json.dumps(
-        {"seed": config.seed, "streams": streams, "rules": digest}, sort_keys=True, indent=1
-    )
+    facts = {
+        "seed": config.seed,
+        "streams": streams,
+        "rules": digest,
+        "tokenizer": parts.recipe.contract.tokenizer,
+    }
+    return json.dumps(facts, sort_keys=True, indent=1)
 
 
 def _without_places(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Parameters and held-out data to numbers: fills in the evaluators' `Context`."""
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -15,6 +16,8 @@ from mmjax.data.dataset import members_of
 from mmjax.data.device import to_devices
 from mmjax.data.pipeline import BatchMaker, Reading
 from mmjax.data.rows import evaluation_rows
+from mmjax.data.sources.base import BadSample
+from mmjax.data.transforms.captions import clean_caption
 from mmjax.evaluation.base import Context, Evaluator, Result, write_artifact
 from mmjax.parallel import hosts
 from mmjax.parallel.sharding import activations, batch_sharding, replicated
@@ -76,7 +79,7 @@ class Evaluation:
                 result = self._run(f"evaluators.{name}", evaluator, context)
                 numbers |= {f"{prefix}{name}/{k}": float(v) for k, v in result.metrics.items()}
                 if workdir is not None and hosts.is_main():
-                    write_artifact(workdir, step, f"{prefix}{name}", result)
+                    _keep(workdir, step, f"{prefix}{name}", result)
         return numbers
 
     def _run(self, name: str, evaluator: Evaluator, context: Context) -> Result:
@@ -90,7 +93,7 @@ class Evaluation:
         return Context(
             apply=lambda view, batch: self._encode(view, params, state.batch_stats, batch),
             batches=self._batches,
-            captions=lambda position: tuple(self._sample(position).get("captions", ())),
+            captions=self._captions,
             sample=self._picture,
             encode_texts=lambda texts: self._encode_texts(texts, params, state.batch_stats),
             loss=lambda batch: self._loss(params, state, batch),
@@ -195,9 +198,22 @@ class Evaluation:
         dataset = self._rows.datasets[number]
         return dataset.fields(dataset.source[place])
 
+    def _captions(self, position: int) -> tuple[str, ...]:
+        """A sample's captions as training would read them, without those that it would not."""
+        usable = []
+        for caption in self._sample(position).get("captions", ()):
+            try:
+                text = clean_caption(caption)
+                if self._tokenize is not None:
+                    self._tokenize.encode(text)
+            except BadSample:
+                continue
+            usable.append(text)
+        return tuple(usable)
+
     def _picture(self, position: int) -> dict[str, Any]:
         number, place = self._rows.order(position)
-        captions = tuple(self._sample(position).get("captions", ()))
+        captions = self._captions(position)
         row = self._rows._row(self._rows.datasets[number], number, place, position, 0)
         found = {"captions": captions}
         return {**found, "image": row["image"]} if "image" in row else found
@@ -205,6 +221,15 @@ class Evaluation:
     def _classes(self) -> tuple[str, ...]:
         source = members_of(self._parts.eval_data)[0].source
         return tuple(getattr(source, "classes", ()))
+
+
+def _keep(workdir: pathlib.Path, step: int, name: str, result: Result) -> None:
+    """Writes what the report draws; a disk that refuses it costs the report a part, not the run."""
+    try:
+        write_artifact(workdir, step, name, result)
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):
+            print(f"evaluations/{step}/{name}.json could not be written: {error}", flush=True)
 
 
 def print_numbers(numbers: Mapping[str, float]) -> str:

@@ -5,7 +5,13 @@ import pathlib
 from mmjax.config import ConfigError, from_json, override
 from mmjax.evaluation.report import write_report
 from mmjax.parallel import compilation, cpu, hosts
-from mmjax.run.assembly import assemble, needs_tokenizer, open_tokenizer, with_tokenizer
+from mmjax.run.assembly import (
+    assemble,
+    named_tokenizer,
+    needs_tokenizer,
+    open_tokenizer,
+    with_tokenizer,
+)
 from mmjax.run.evaluating import Evaluation, print_numbers, to_line
 from mmjax.run.training import say, start_mesh, stream_makers
 from mmjax.training.checkpoint import Checkpoints
@@ -33,9 +39,16 @@ def evaluate(
       ConfigError: no such workdir or step, or nothing held out.
     """
     folder = pathlib.Path(workdir).absolute()
-    saved = folder / "config.json"
-    if not saved.is_file():
+    # A step has its own copies of config and tokenizer, which a later --resume leaves as they are.
+    home = folder if step is None else folder / "checkpoints" / str(step)
+    saved = home / "config.json"
+    if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} holds no config.json; give the --workdir of a training run.")
+    if not saved.is_file():
+        there = ", ".join(map(str, Checkpoints(folder / "checkpoints", read_only=True).steps()))
+        raise ConfigError(
+            f"{folder} holds no checkpoint of step {step}; it holds {there or 'none'}."
+        )
     config = from_json(saved.read_text(encoding="utf-8"))
     for path, text in overrides or ():
         override(config, path, text)
@@ -50,8 +63,8 @@ def evaluate(
     if config.compilation_cache and (note := compilation.use_cache()):
         say(note)
     if needs_tokenizer(parts):
-        kept = config.tokenizer.path or folder / "tokenizer.json"
-        parts = with_tokenizer(parts, open_tokenizer(kept))
+        kept = named_tokenizer(config) or open_tokenizer(home / "tokenizer.json")
+        parts = with_tokenizer(parts, kept)
     makers = stream_makers(parts)
     compiled = Compiled(
         parts.recipe,

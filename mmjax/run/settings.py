@@ -9,6 +9,7 @@ from mmjax.data.dataset import Dataset
 from mmjax.data.datasets.scenes import Scenes
 from mmjax.data.fields import Fields
 from mmjax.data.pipeline import Reading
+from mmjax.data.tokenizers.training import SMALLEST_VOCABULARY
 from mmjax.data.transforms.captions import PickCaption
 from mmjax.data.transforms.image import RandomResizedCrop
 from mmjax.data.transforms.resize import Resize
@@ -42,6 +43,7 @@ def base_config(
     config.eval_batch_size = config.get_ref("batch_size") * 1
     config.keep_last = 2
     config.best_metric = ""  # e.g. 'retrieval/text_to_image/R@1'; '' keeps the last ones alone
+    config.best_is_lowest = False  # True where the best is the lowest, as of a loss
     config.ema = 0.0
     config.init_from = ""  # a workdir or checkpoint of ours
     config.init_rules = (("(.*)", r"\1"),)  # ordered (pattern of its paths, our path or '')
@@ -49,7 +51,15 @@ def base_config(
     config.init_ema = False
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.sharding_rules = ((".*", ()),)
-    config.tokenizer = ConfigDict({"path": "", "vocab_size": 8192})
+    config.tokenizer = ConfigDict(
+        {  # names of special tokens are for a tokenizer.json that calls them otherwise than most
+            "path": "",
+            "vocab_size": 8192,
+            "bos_token": "",
+            "eos_token": "",
+            "pad_token": "",
+        }
+    )
     config.compilation_cache = True
     config.tensorboard = True
     config.reading = spec(Reading)
@@ -84,10 +94,20 @@ def check_keys(config: ConfigDict) -> None:
             raise ConfigError(f"the config has no {key!r}.{nearest(key, sorted(config))}")
     if config.steps < 1:
         raise ConfigError(f"steps={config.steps}: a run has at least 1 step.")
+    if not config.tokenizer.path and config.tokenizer.vocab_size < SMALLEST_VOCABULARY:
+        raise ConfigError(
+            f"tokenizer.vocab_size={config.tokenizer.vocab_size}: a tokenizer that is trained here "
+            f"has at least {SMALLEST_VOCABULARY} tokens (256 bytes and the special ones)."
+        )
     if config.keep_last < 2:
         raise ConfigError(
             f"keep_last={config.keep_last}: at least 2, so that a damaged checkpoint has one to "
             "fall back on."
+        )
+    if config.best_metric and (not config.eval_steps or config.save_steps % config.eval_steps):
+        raise ConfigError(
+            f"best_metric={config.best_metric!r} is measured when a state is saved: save_steps="
+            f"{config.save_steps} has to be a multiple of eval_steps={config.eval_steps}."
         )
     if not 0 <= config.ema < 1:
         raise ConfigError(f"ema={config.ema}: a decay is at least 0 and below 1 (0 keeps none).")

@@ -7,7 +7,7 @@ import functools
 import json
 import pathlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.sharding import Mesh
@@ -31,6 +31,7 @@ from mmjax.run.assembly import (
     assemble,
     check_contract,
     data_identity,
+    named_tokenizer,
     needs_tokenizer,
     open_tokenizer,
     with_tokenizer,
@@ -104,6 +105,7 @@ def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dic
         cpu.keep_freed_memory()
         hosts.start()
     mesh = start_mesh(config, parts)
+    text = to_json(config)
     if config.get("first"):  # a recipe in two stages, such as a tower that is then locked
         first = str(folder / "first")
         train(config.first, first, dataclasses.replace(options, profile=""))
@@ -112,19 +114,35 @@ def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dic
     with StopRequest() as stop, contextlib.ExitStack() as held:
         with refusing():
             held.enter_context(workdirs.locked(folder))
-            text = to_json(config)
             decision = workdirs.decide(folder, text, options.resume, options.overwrite)
             for change in decision.changes:
                 say(f"config: {change}")
-            workdirs.settle(folder, text, decision)
+            settle = functools.partial(workdirs.settle, folder, text, decision)
+            if decision.action != "resume":
+                settle()
         say(text.rstrip())
         if config.compilation_cache and (note := compilation.use_cache()):
             say(note)
-        parts = with_tokenizer(parts, _tokenizer(config, parts, folder))
-        numbers = _train(config, parts, mesh, folder, options, profile, stop)
-    if hosts.is_main():
-        say(f"report: {write_report(folder)}")
+        with refusing():
+            parts = with_tokenizer(parts, _tokenizer(config, parts, folder))
+        # Another config takes the old one's place when nothing can refuse it any more.
+        accept = settle if decision.action == "resume" else None
+        try:
+            numbers = _train(config, text, parts, mesh, folder, options, profile, stop, accept)
+        finally:
+            if (folder / workdirs.METRICS).exists():  # whatever came of it, once it has trained
+                _report(folder)
     return numbers
+
+
+def _report(folder: pathlib.Path) -> None:
+    """Writes the report; a disk that refuses it does not undo the run."""
+    if not hosts.is_main():
+        return
+    try:
+        say(f"report: {write_report(folder)}")
+    except OSError as error:
+        say(f"report: not written ({error}); eval.py makes it again.")
 
 
 def say(text: str) -> None:
@@ -172,7 +190,7 @@ def _tokenizer(config: ConfigDict, parts: Parts, folder: pathlib.Path) -> Tokeni
     if not needs_tokenizer(parts):
         return None
     if config.tokenizer.path:
-        return open_tokenizer(config.tokenizer.path)
+        return named_tokenizer(config)
     kept = folder / "tokenizer.json"
     if hosts.is_main() and not kept.exists():
         say(f"training a tokenizer of {config.tokenizer.vocab_size} tokens on the captions ...")
@@ -189,12 +207,14 @@ def _tokenizer(config: ConfigDict, parts: Parts, folder: pathlib.Path) -> Tokeni
 
 def _train(
     config: ConfigDict,
+    text: str,
     parts: Parts,
     mesh: Mesh,
     folder: pathlib.Path,
     options: Options,
     profile: Profile,
     stop: StopRequest,
+    accept: Callable[[], None] | None,
 ) -> dict[str, float]:
     recipe, settings = parts.recipe, parts.settings
     with refusing():
@@ -207,20 +227,26 @@ def _train(
         if parts.eval_data is not None:
             evaluation = Evaluation(parts, mesh, settings["reading"])
     checkpoints = Checkpoints(
-        folder / "checkpoints", config.keep_last, keep_best=config.best_metric or None
+        folder / "checkpoints",
+        config.keep_last,
+        keep_best=config.best_metric or None,
+        best_is_lowest=config.best_is_lowest,
     )
     checkpoints.clean()
-    compiled = Compiled(
-        recipe,
-        mesh,
-        {name: maker.global_shapes for name, maker in makers.items()},
-        settings["sharding_rules"],
-    )
+    with refusing():  # the model's own checks and every rule over its parameters
+        compiled = Compiled(
+            recipe,
+            mesh,
+            {name: maker.global_shapes for name, maker in makers.items()},
+            settings["sharding_rules"],
+        )
     identity = data_identity(config, parts)
     with refusing():
         state, start, offset = _begin(config, compiled, checkpoints, identity, options)
+        if accept is not None:
+            accept()
     files = {
-        "config.json": to_json(config),
+        "config.json": text,
         "environment.json": environment.describe(),
         "preprocess.json": recipe.contract.to_json(),
         "data.json": json.dumps({"identity": json.loads(identity), "offset": offset}),
@@ -269,6 +295,7 @@ def _train(
         hooks.poll(config.steps)
         log.close()
         progress.close()
+        profile.close()
     _check_saved(checkpoints, hooks, start, step)
     if step < config.steps:  # where another process got the signal, this one stops by its word
         raise Stopped(stop.signal or signal.SIGTERM, step)
@@ -332,6 +359,7 @@ def _begin(
                 config.init_rules,
                 config.init_fresh,
                 config.init_ema,
+                state.batch_stats,
             )
             state = compiled.with_params(state, warm)
         return state, 0, 0

@@ -22,16 +22,17 @@ from mmjax.parallel import hosts
 from mmjax.training import manifest
 from mmjax.training.lock import STALE_SECONDS, Busy, Lock
 
-__all__ = ["CONFIG", "Busy", "Decision", "compare_config", "decide", "locked", "settle"]
+__all__ = ["CONFIG", "METRICS", "Busy", "Decision", "compare_config", "decide", "locked", "settle"]
 
 CONFIG = "config.json"
+METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 # What a run writes, and so what --overwrite may remove: never a foreign file. config.json goes
 # first and the checkpoints last, so that an interrupted --overwrite never looks like a run.
 OWN = (
     CONFIG,
     "report.html",
-    "metrics.jsonl",
+    METRICS,
     "preprocess.json",
     "tokenizer.json",
     "environment.json",
@@ -169,6 +170,9 @@ def _decide(folder: pathlib.Path, config: str, resume: bool, overwrite: bool) ->
             f"{path} is no JSON ({error}). Give --resume to go on with this config, --overwrite "
             "to start anew, or another --workdir."
         ) from None
+    begun = manifest.numbered(folder / CHECKPOINTS) or (folder / METRICS).exists()
+    if changes and not begun:  # what a start that was refused has left is no run
+        return {"action": "overwrite", "changes": []}
     if changes and not resume:
         rest = len(changes) - _SHOWN
         shown = "; ".join(changes[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
