@@ -13,6 +13,7 @@ import functools
 import logging
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -210,9 +211,15 @@ def _hush() -> None:
     """Keeps a failed save to one line: Orbax and TensorStore print tracebacks of their own."""
     ours = ("orbax", manifest.WORKPLACE)
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-    logging.getLogger("asyncio").addFilter(
-        lambda record: not any(word in record.getMessage() for word in ours)
-    )
+
+    def foreign(record: logging.LogRecord) -> bool:
+        # An OSError's repr names no file, so where it was raised is looked at as well.
+        text = record.getMessage()
+        if record.exc_info:
+            text += "".join(traceback.format_exception(*record.exc_info))
+        return not any(word in text for word in ours)
+
+    logging.getLogger("asyncio").addFilter(foreign)
     show = sys.unraisablehook
 
     def hook(raised: Any) -> None:

@@ -111,3 +111,26 @@ def test_of_two_processes_one_signal_stops_both_at_the_same_step(
     assert [run.wait() for run in again] == [0, 0], [run.err for run in again]
     assert again[0].resumed_from() == stopped
     lab.assert_same(lab.state(tmp_path, 120), whole_pair)
+
+
+def test_two_processes_that_get_ctrl_c_twice_each_save_and_go_on(
+    trainer, lab, whole_pair, tmp_path
+):
+    runs = trainer.pair(tmp_path, *PAIR)
+    runs[0].until_step(5)
+    for _ in range(2):  # as a terminal does: to all of a group at once
+        for run in runs:
+            run.process.send_signal(signal.SIGINT)
+        for run in runs:  # two that come together would be one
+            run.until(lambda run=run: "SIGINT: finishing" in run.err)
+    asked = time.monotonic()
+    stopped = ends_saved(runs[0], lab, tmp_path, signal.SIGINT, asked)
+    assert runs[1].wait() == 128 + signal.SIGINT
+    assert runs[1].lines[-1] == runs[0].lines[-1]
+    assert all("SIGINT: still saving" in run.err for run in runs), [run.err for run in runs]
+    assert lab.steps(tmp_path) == [stopped]
+    assert stopped < 120
+    again = trainer.pair(tmp_path, *PAIR)
+    assert [run.wait() for run in again] == [0, 0], [run.err for run in again]
+    assert again[0].resumed_from() == stopped
+    lab.assert_same(lab.state(tmp_path, 120), whole_pair)

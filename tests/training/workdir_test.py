@@ -143,3 +143,15 @@ def test_both_flags_and_a_file_as_workdir_are_refused(tmp_path: pathlib.Path) ->
         workdir.locked(tmp_path / "file"),
     ):
         pass
+
+
+def test_what_a_refused_start_has_left_is_no_run(tmp_path: pathlib.Path) -> None:
+    settle(tmp_path, ONE, decide(tmp_path, ONE))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    decision = decide(tmp_path, TWO)
+    assert decision.fresh
+    settle(tmp_path, TWO, decision)
+    assert not (tmp_path / "tokenizer.json").exists()
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="another config"):
+        decide(tmp_path, ONE)

@@ -1,0 +1,76 @@
+"""What is refused late leaves a run as it was; odd held-out data ends no evaluation."""
+
+import json
+import pathlib
+
+import jax
+import pytest
+
+from mmjax.config import ConfigError, load, override
+from mmjax.data.dataset import members_of
+from mmjax.data.tokenizers.training import train_bpe
+from mmjax.parallel.mesh import make_mesh
+from mmjax.run.assembly import assemble, data_identity, open_tokenizer, with_tokenizer
+from mmjax.run.evaluating import Evaluation
+from mmjax.run.training import Options, train
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+def changed(name, **values):
+    config = load(f"{CONFIGS / name}.py:smoke")
+    for path, value in values.items():
+        override(config, path.replace("__", "."), str(value))
+    return config
+
+
+def tokenized(config, folder, captions=None):
+    """(parts, tokenizer of the captions or of the config's own data)."""
+    parts = assemble(config)
+    (data,) = members_of(parts.streams["main"].data)
+    train_bpe(captions or data.captions(most=64), 512, str(folder / "tokenizer.json"))
+    return with_tokenizer(parts, open_tokenizer(folder / "tokenizer.json"))
+
+
+def test_a_refused_resume_leaves_the_config_and_the_first_command_goes_on(tmp_path):
+    train(changed("features"), str(tmp_path), Options())
+    before = (tmp_path / "config.json").read_text()
+    other = changed("features", seed=5)
+    with pytest.raises(ConfigError, match=r"the data differs.*--restart-data"):
+        train(other, str(tmp_path), Options(resume=True))
+    assert (tmp_path / "config.json").read_text() == before
+    train(changed("features"), str(tmp_path), Options())
+    train(other, str(tmp_path), Options(resume=True, restart_data=True))
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 5
+
+
+def test_another_tokenizer_is_other_data(tmp_path):
+    config = changed("shards")
+    (tmp_path / "other").mkdir()
+    own = tokenized(config, tmp_path)
+    other = tokenized(config, tmp_path / "other", ["blue green red"] * 8)
+    assert data_identity(config, own) == data_identity(config, own)
+    assert data_identity(config, own) != data_identity(config, other)
+
+
+def test_transforms_and_contract_have_to_agree(tmp_path):
+    config = changed("shards", preprocess__bos=False)
+    with pytest.raises(ConfigError, match=r"Tokenize of the data has bos=True.*preprocess.bos"):
+        tokenized(config, tmp_path)
+
+
+def test_a_caption_that_training_would_not_read_is_left_out_of_the_evaluation(tmp_path):
+    parts = tokenized(changed("vit_b16"), tmp_path)
+    evaluation = Evaluation(parts, make_mesh(devices=jax.devices()[:1]), parts.settings["reading"])
+    odd = {"captions": ("a  red\x00 circle", "...", "\ud800", "a blue box")}
+    evaluation._sample = lambda position: odd
+    assert evaluation._captions(0) == ("a red circle", "a blue box")
+
+
+def test_an_evaluation_goes_on_where_the_report_cannot_be_written(tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "evaluations").write_text("in the way")
+    numbers = train(changed("features"), str(folder), Options())
+    assert "retrieval/text_to_image/R@1" in numbers
+    assert "could not be written" in capsys.readouterr().out
