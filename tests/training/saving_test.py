@@ -59,6 +59,9 @@ with workdir.locked(sys.argv[1]) as lock:
     assert decision.action == "start"
     workdir.settle(sys.argv[1], '{"a": 1}', decision)
     assert workdir.decide(sys.argv[1], '{"a": 1}').action == "continue"
+    if main:  # a run that has begun
+        (pathlib.Path(sys.argv[1]) / "metrics.jsonl").write_text("{}")
+    hosts.barrier("begun")
     for call, words in (
         (lambda: workdir.decide(sys.argv[1], '{"a": 2}'), "a: 1"),
         (lambda: workdir.locked(sys.argv[1]).__enter__(), "this process already"),
