@@ -19,10 +19,10 @@ def keep_freed_memory() -> bool:
 
     XLA's CPU client takes a step's buffers from malloc, and glibc by itself hands blocks of that
     size back to the kernel when they are freed, so each step waits for its pages to be zeroed
-    again: 40 % of the step of a ViT-Ti on two cores. Here glibc keeps what is freed. It can do so
-    only for the main thread, so programs run in the thread that calls them. (One arena for all
-    threads would do as well but for the lock, for which XLA's workers then wait.) The price is that
-    the process stays as large as it ever was.
+    again: over a third of the step of a ViT-Ti on two cores. Here glibc keeps what is freed. It can
+    do so only for the main thread, so programs run in the thread that calls them. (One arena for
+    all threads would do as well but for the lock, for which XLA's workers then wait.) The price is
+    that the process stays as large as it ever was.
 
     Returns:
       Whether it was done: not where there may be an accelerator, several devices or several
