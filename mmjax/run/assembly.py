@@ -58,10 +58,6 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = ()) -> Parts:
     """
     check_keys(config)
     named_tokenizer(config)
-    if config.init_from and not pathlib.Path(config.init_from).exists():
-        raise ConfigError(
-            f"init_from={config.init_from!r}: there is no such workdir or checkpoint."
-        )
     made = build(config, allow)
     data, goals = made["data"], made["goals"]
     if isinstance(data, Dataset | Mixture):

@@ -39,6 +39,7 @@ from mmjax.run.assembly import (
 from mmjax.run.evaluating import Evaluation, print_numbers
 from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.run.hooks import Profile, RunHooks
+from mmjax.training import manifest
 from mmjax.training import workdir as workdirs
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled
@@ -99,6 +100,9 @@ def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dic
     """
     parts = assemble(config)
     folder = pathlib.Path(workdir).absolute()
+    begun = bool(manifest.numbered(folder / "checkpoints"))  # then nothing is read from init_from
+    if config.init_from and not begun and not pathlib.Path(config.init_from).exists():
+        raise ConfigError(f"init_from={config.init_from!r}: no such workdir or checkpoint.")
     with refusing():
         check_letters(folder)
         profile = Profile(options.profile, folder)
