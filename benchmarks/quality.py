@@ -142,10 +142,12 @@ def train_ours(run: Run, maker: BatchMaker, steps: int, feed: Iterator[Any]) -> 
 
     from mmjax import preprocess
     from mmjax.data.device import to_devices
+    from mmjax.parallel.cpu import keep_freed_memory
     from mmjax.parallel.mesh import make_mesh
     from mmjax.parallel.sharding import WHOLE, batch_sharding
     from mmjax.training.compiled import Compiled
 
+    keep_freed_memory()
     schedule = cosine(run.rate, steps, warmup_steps=steps // 10)
     recipe = peer.our_recipe(SIZE, schedule, seed=run.seed, positives=("group",))
     mesh = make_mesh(devices=jax.devices()[:1])

@@ -10,7 +10,9 @@ import pytest
 
 from mmjax.parallel import cpu
 
-# Takes and frees 128 MiB a step, and counts the pages that the kernel has to zero for it.
+# Takes and frees 128 MiB a step, and counts the pages that the kernel has to zero for it: of the
+# steps after the first ten the middle one, since the heap may still grow once when blocks that
+# other threads freed late leave no gap that is large enough.
 COUNT = """
 import json, resource, sys
 import jax, jax.numpy as jnp
@@ -25,11 +27,12 @@ def step(x):
 x = jnp.ones((8, 1 << 21))
 for _ in range(10):
     jax.block_until_ready(step(x))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+faults = []
+for _ in range(11):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     jax.block_until_ready(step(x))
-faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(json.dumps({"done": done, "faults": faults / 5}))
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(json.dumps({"done": done, "faults": sorted(faults)[5]}))
 """
 
 
