@@ -50,7 +50,7 @@ from mmjax.training.loop import train as train_loop
 from mmjax.training.progress import Pace, Progress
 from mmjax.training.signals import StopRequest
 from mmjax.training.state import State
-from mmjax.training.warm_start import warm_params
+from mmjax.training.warm_start import warm_start
 from mmjax.training.workdir import compare_config
 from mmjax.typing import Batch
 
@@ -357,15 +357,15 @@ def _begin(
     if latest is None:
         state = compiled.init()
         if config.init_from:
-            warm = warm_params(
+            warm = warm_start(
                 state.params,
+                state.batch_stats,
                 config.init_from,
                 config.init_rules,
                 config.init_fresh,
                 config.init_ema,
-                state.batch_stats,
             )
-            state = compiled.with_params(state, warm)
+            state = compiled.with_params(state, *warm)
         return state, 0, 0
     saved = json.loads(checkpoints.restore_files(latest)["data.json"])
     offset = saved["offset"]

@@ -312,13 +312,16 @@ class Checkpoints:
 
 def restore_params(
     folder: str | os.PathLike, which: str = "params", step: int | None = None
-) -> dict[str, np.ndarray | dict]:
-    """The parameters of a checkpoint as a nested dict of numpy arrays, for a warm start.
+) -> tuple[dict[str, np.ndarray | dict], dict[str, np.ndarray | dict]]:
+    """(parameters, running statistics) of a checkpoint as nested dicts of numpy arrays.
 
     Args:
       folder: a workdir, its folder of checkpoints, or one step's folder; nothing there changes.
       which: 'params', or 'ema' for the averaged copy (frozen arrays, which have none, as they are).
       step: the step of a workdir, or None for the newest whole one.
+
+    Returns:
+      The parameters; the running statistics, {} where the model has none.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
@@ -340,4 +343,5 @@ def restore_params(
     averaged = orbax_arrays.read_numpy(state, "ema") if which == "ema" else found
     if not averaged:
         raise ValueError(f"{state.parent} holds no {which!r}.")
-    return paths.unflatten({**found, **averaged})
+    statistics = orbax_arrays.read_numpy(state, "batch_stats")
+    return paths.unflatten({**found, **averaged}), paths.unflatten(statistics)

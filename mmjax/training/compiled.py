@@ -68,14 +68,15 @@ class Compiled:
         """The state before the first step."""
         return jax.jit(self._init, out_shardings=self.shardings)()
 
-    def with_params(self, state: State, params: PyTree) -> State:
-        """The state with other parameters, and the moving average begun from them."""
+    def with_params(self, state: State, params: PyTree, statistics: PyTree) -> State:
+        """The state with other parameters and statistics, and the average begun from them."""
         params = jax.device_put(params, self.shardings.params)
+        statistics = jax.device_put(statistics, self.shardings.batch_stats)
         ema = state.ema
         if self.recipe.ema:
             trainable, _ = self.recipe.optimizer.split(params)
             ema = jax.tree.map(jnp.copy, trainable)
-        return dataclasses.replace(state, params=params, ema=ema)
+        return dataclasses.replace(state, params=params, ema=ema, batch_stats=statistics)
 
     @functools.cached_property
     def flops(self) -> float:

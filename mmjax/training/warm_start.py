@@ -1,6 +1,5 @@
 """A new run that begins with another one's parameters, by ordered rename and skip rules."""
 
-import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,50 +9,54 @@ import numpy as np
 
 from mmjax import paths
 from mmjax.models.layers.positions import resize
-from mmjax.training import manifest, orbax_arrays
-from mmjax.training.checkpoint import Checkpoints, restore_params
-from mmjax.training.saving import STATE
+from mmjax.training.checkpoint import restore_params
 from mmjax.typing import PyTree
 
 
-def warm_params(
+def warm_start(
     params: PyTree,
+    statistics: PyTree,
     source: str,
     rules: Sequence[tuple[str, str]],
     fresh: Sequence[str] = (),
     ema: bool = False,
-    statistics: PyTree = None,
-) -> PyTree:
-    """`params` with the values of another run's parameters; optimizer and step start anew.
+) -> tuple[PyTree, PyTree]:
+    """Another run's parameters and running statistics in our trees; the rest starts anew.
 
     Nothing is left over silently: each array of the source is renamed or skipped by the first rule
-    that matches it, and each array of ours gets a value or is named in `fresh`. Running statistics
-    (`batch_stats`) cannot be taken yet: the source's must be skipped, ours be named in `fresh`.
+    that matches it, and each array of ours gets a value or is named in `fresh`. The same rules
+    serve both trees, since a norm's mean lies beside its scale.
 
     Args:
       params: the new run's parameters as initialised, or their shapes.
+      statistics: its running statistics, or their shapes; {} for none.
       source: a workdir of ours, its checkpoints or one checkpoint.
       rules: ordered (pattern of a source path, our path with groups as in `re.sub`, or '' to skip).
       fresh: patterns of our arrays that keep their initialisation.
       ema: take the source's moving average instead of its raw parameters.
-      statistics: the new run's running statistics, or their shapes; None or {} for none.
 
     Returns:
-      A tree like `params`, of numpy arrays where values came from the source.
+      (parameters, statistics), of numpy arrays where values came from the source.
 
     Raises:
       ValueError: arrays left over on either side, or a shape that cannot be made fit.
     """
-    given = paths.flatten(restore_params(source, "ema" if ema else "params"))
-    dropped = [path for path in _statistics(source) if _target(rules, path) != ""]
-    dropped += [path for path in paths.flatten(statistics) if not _matches(fresh, path)]
-    if dropped:
-        raise ValueError(
-            f"init_from={source}: running statistics (batch_stats) are not carried over by a warm "
-            f"start yet: {_some(sorted(set(dropped)))}. To let them begin anew, put "
-            "('(.*/)?(mean|var)', '') first in init_rules and '(.*/)?(mean|var)' into init_fresh."
-        )
-    ours = paths.flatten(params)
+    theirs = restore_params(source, "ema" if ema else "params")
+    pairs = zip((params, statistics), theirs, ("parameters", "running statistics"), strict=True)
+    filled = [_fill(ours, given, rules, fresh, source, what) for ours, given, what in pairs]
+    return filled[0], filled[1]
+
+
+def _fill(
+    tree: PyTree,
+    source: PyTree,
+    rules: Sequence[tuple[str, str]],
+    fresh: Sequence[str],
+    name: str,
+    what: str,
+) -> PyTree:
+    """`tree` with the values of `source`, by the rules of `warm_start`."""
+    ours, given = paths.flatten(tree), paths.flatten(source)
     made: dict[str, Any] = {}
     lost = []
     for path, value in given.items():
@@ -64,13 +67,13 @@ def warm_params(
             made[target] = fit(target, np.asarray(value), tuple(ours[target].shape))
     if lost:
         raise ValueError(
-            f"init_from={source}: no place for {len(lost)} of {len(given)} arrays: {_some(lost)}. "
+            f"init_from={name}: no place for {len(lost)} of {len(given)} {what}: {_some(lost)}. "
             "Rename them in init_rules, or skip them with ('pattern', '')."
         )
     empty = [path for path in ours if path not in made and not _matches(fresh, path)]
     if empty:
         raise ValueError(
-            f"init_from={source}: nothing for {len(empty)} of our {len(ours)} arrays: "
+            f"init_from={name}: nothing for {len(empty)} of our {len(ours)} {what}: "
             f"{_some(empty)}. Rename others to them in init_rules, or name them in init_fresh."
         )
     return paths.unflatten({path: made.get(path, value) for path, value in ours.items()})
@@ -118,16 +121,6 @@ def _target(rules: Sequence[tuple[str, str]], path: str) -> str | None:
 
 def _matches(patterns: Sequence[str], path: str) -> bool:
     return any(re.fullmatch(pattern, path) for pattern in patterns)
-
-
-def _statistics(source: str) -> list[str]:
-    """Paths of the running statistics of the checkpoint that `restore_params` reads."""
-    folder = pathlib.Path(source).absolute()
-    if not (folder / manifest.MANIFEST).exists():
-        inner = folder / "checkpoints"
-        many = Checkpoints(inner if inner.is_dir() else folder, read_only=True)
-        folder = many.verified_folder(None)
-    return list(orbax_arrays.read_numpy(folder / STATE, "batch_stats"))
 
 
 def _some(names: Sequence[str]) -> str:

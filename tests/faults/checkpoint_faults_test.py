@@ -217,7 +217,7 @@ def test_a_warm_start_takes_no_damaged_parameters(
     folder = tmp_path / "checkpoints"
     shutil.copytree(three_steps, folder)
     name = cut(folder / "3")
-    found = restore_params(tmp_path)
+    found, _ = restore_params(tmp_path)
     assert np.array_equal(found["kernel"], state(2)["params"]["kernel"])
     for given, step in ((folder, 3), (folder / "3", None)):
         with pytest.raises(ValueError, match=name):

@@ -205,7 +205,7 @@ def test_parameters_come_alone_raw_or_averaged(tmp_path: pathlib.Path) -> None:
     save(checkpoints, 2)
     state = small(2)
     for given, step in ((tmp_path, None), (folder, 2), (folder / "2", None)):
-        raw = restore_params(given, step=step)
+        raw, _ = restore_params(given, step=step)
         assert raw.keys() == {"image", "text"}
         assert isinstance(raw["image"]["kernel"], np.ndarray)
         assert (
@@ -213,7 +213,7 @@ def test_parameters_come_alone_raw_or_averaged(tmp_path: pathlib.Path) -> None:
             == np.asarray(state.params["image"]["kernel"]).tobytes()
         )
         assert raw["text"]["table"].dtype == jnp.bfloat16
-        averaged = restore_params(given, "ema", step)
+        averaged, _ = restore_params(given, "ema", step)
         assert np.array_equal(averaged["image"]["kernel"], raw["image"]["kernel"] * 3)
         assert np.array_equal(averaged["image"]["bias"], raw["image"]["bias"])
     with pytest.raises(ValueError, match="'best'; allowed are 'params' and 'ema'"):
@@ -234,7 +234,7 @@ def test_reading_only_changes_nothing(tmp_path: pathlib.Path) -> None:
     assert reader.latest() == 1
     assert "config.json is missing" in reader.poll()[0].message
     assert np.array_equal(
-        restore_params(tmp_path)["image"]["bias"], small(1).params["image"]["bias"]
+        restore_params(tmp_path)[0]["image"]["bias"], small(1).params["image"]["bias"]
     )
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -146,6 +146,6 @@ def test_two_processes_save_and_restore_one_state(tmp_path: pathlib.Path) -> Non
     found = Checkpoints(folder).restore(None, like)
     assert int(found["step"]) == 4
     assert np.array_equal(found["params"]["kernel"], kernel)
-    assert np.array_equal(restore_params(tmp_path)["kernel"], kernel)
+    assert np.array_equal(restore_params(tmp_path)[0]["kernel"], kernel)
     parts = {path.name for path in (folder / "4" / "state").iterdir()}
     assert {"ocdbt.process_0", "ocdbt.process_1"} <= parts  # each wrote its own

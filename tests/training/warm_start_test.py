@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmjax.training.checkpoint import Checkpoints
-from mmjax.training.warm_start import fit, warm_params
+from mmjax.training.warm_start import fit, warm_start
 
 PARAMS = {
     "image": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3), "bias": np.ones(3, "f4")},
@@ -24,6 +24,10 @@ def source(tmp_path_factory):
     )
     checkpoints.wait()
     return str(folder)
+
+
+def warm_params(ours, source, rules, fresh=(), ema=False):
+    return warm_start(ours, {}, source, rules, fresh, ema)[0]
 
 
 def zeros():
@@ -62,20 +66,22 @@ def test_arrays_can_be_renamed_skipped_and_left_fresh(source):
 def test_what_finds_no_place_is_an_error(source):
     ours = zeros()
     del ours["text"]
-    with pytest.raises(ValueError, match="no place for 1 of 3 arrays: text/kernel"):
+    with pytest.raises(ValueError, match="no place for 1 of 3 parameters: text/kernel"):
         warm_params(ours, source, SAME)
-    with pytest.raises(ValueError, match="no place for 1 of 3 arrays: text/kernel"):
+    with pytest.raises(ValueError, match="no place for 1 of 3 parameters: text/kernel"):
         warm_params(zeros(), source, (("(image/.*)", r"\1"),))
 
 
 def test_what_gets_no_value_is_an_error(source):
     ours = zeros() | {"head": np.ones(2)}
-    with pytest.raises(ValueError, match="nothing for 1 of our 4 arrays: head"):
+    with pytest.raises(ValueError, match="nothing for 1 of our 4 parameters: head"):
         warm_params(ours, source, SAME)
 
 
-STATISTICS = {"image": {"norm": {"mean": np.ones(3, "f4"), "var": np.ones(3, "f4")}}}
+STATISTICS = {"image": {"norm": {"mean": np.full(3, 2, "f4"), "var": np.full(3, 3, "f4")}}}
+NONE = {"image": {"norm": {"mean": np.zeros(3, "f4"), "var": np.ones(3, "f4")}}}
 ANEW = (("(.*/)?(mean|var)", ""), *SAME)
+FRESH = ("(.*/)?(mean|var)",)
 
 
 @pytest.fixture(scope="module")
@@ -91,28 +97,32 @@ def normed(tmp_path_factory):
 
 @pytest.mark.parametrize("inner", ["", "checkpoints", "checkpoints/1"])
 @pytest.mark.parametrize("ema", [False, True])
-def test_running_statistics_of_the_source_are_not_dropped_silently(normed, inner, ema):
-    with pytest.raises(ValueError, match=r"not carried over.*yet: image/norm/mean, image/") as told:
-        warm_params(zeros(), str(normed / inner), SAME, ema=ema)
-    assert "\n" not in str(told.value)
-    assert "init_rules" in str(told.value)
+def test_running_statistics_come_along(normed, inner, ema):
+    params, statistics = warm_start(zeros(), NONE, str(normed / inner), SAME, ema=ema)
+    assert params["image"]["kernel"].any() != ema
+    jax.tree.map(np.testing.assert_array_equal, statistics, STATISTICS)
 
 
-def test_running_statistics_of_ours_are_not_left_anew_silently(source):
-    with pytest.raises(ValueError, match=r"not carried over.*yet: image/norm/mean, image/"):
-        warm_params(zeros(), source, SAME, statistics=STATISTICS)
-    warm_params(zeros(), source, SAME, statistics={})
+def test_running_statistics_are_renamed_with_the_parameters_beside_them(normed):
+    ours = {"tower": zeros()["image"], "text": zeros()["text"]}
+    rules = (("image/(.*)", r"tower/\1"), *SAME)
+    params, statistics = warm_start(ours, {"tower": NONE["image"]}, str(normed), rules)
+    np.testing.assert_array_equal(params["tower"]["kernel"], PARAMS["image"]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, statistics, {"tower": STATISTICS["image"]})
 
 
-def test_running_statistics_begin_anew_where_that_is_said(normed):
-    fresh = ("(.*/)?(mean|var)",)
-    warm = warm_params(zeros(), str(normed), ANEW, fresh, statistics=STATISTICS)
-    np.testing.assert_array_equal(warm["image"]["kernel"], PARAMS["image"]["kernel"])
-    assert warm.keys() == PARAMS.keys()
-    with pytest.raises(ValueError, match="not carried over"):
-        warm_params(zeros(), str(normed), ANEW, statistics=STATISTICS)
-    with pytest.raises(ValueError, match="not carried over"):
-        warm_params(zeros(), str(normed), SAME, fresh, statistics=STATISTICS)
+def test_running_statistics_of_the_source_are_not_dropped_silently(normed):
+    with pytest.raises(ValueError, match=r"no place for 2 of 2 running stat.*: image/norm/mean"):
+        warm_start(zeros(), {}, str(normed), SAME)
+    warm_start(zeros(), {}, str(normed), ANEW)
+
+
+def test_running_statistics_of_ours_are_not_left_anew_silently(source, normed):
+    with pytest.raises(ValueError, match=r"nothing for 2 of our 2 running stat.*: image/norm/mean"):
+        warm_start(zeros(), NONE, source, SAME)
+    for given, rules in ((source, SAME), (str(normed), ANEW)):
+        _, statistics = warm_start(zeros(), NONE, given, rules, FRESH)
+        jax.tree.map(np.testing.assert_array_equal, statistics, NONE)
 
 
 def test_another_shape_is_an_error_unless_it_is_a_table_of_positions(source):
