@@ -19,6 +19,8 @@ from mmjax.preprocess import Contract
 from mmjax.run.settings import check_keys
 from mmjax.training.step import Goal, Recipe
 
+TRAINED_ON = ("data", "first")  # keys of a config that an evaluation does not need
+
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
@@ -39,7 +41,8 @@ class Parts:
 
     Attributes:
       recipe: what is trained; its contract still lacks the tokenizer's hash.
-      streams: {name: Stream}; a config with one dataset has the stream 'main'.
+      streams: {name: Stream}; a config with one dataset has the stream 'main'; {} where the
+        parts were made without training data.
       eval_data: held-out data, or None.
       settings: all other built values, by the config's keys.
     """
@@ -50,16 +53,21 @@ class Parts:
     settings: Mapping[str, Any]
 
 
-def assemble(config: ConfigDict, allow: tuple[str, ...] = ()) -> Parts:
+def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = True) -> Parts:
     """Makes everything that needs no device, and reads a first sample of each dataset.
+
+    Args:
+      config: locked, with all overrides applied.
+      allow: packages whose classes a config that was read back may name.
+      training: False leaves the training data alone, which an evaluation need not have.
 
     Raises:
       ConfigError: the first thing found wrong, in one line.
     """
     check_keys(config)
     named_tokenizer(config)
-    made = build(config, allow)
-    data, goals = made["data"], made["goals"]
+    made = build({k: v for k, v in config.items() if training or k not in TRAINED_ON}, allow)
+    data, goals = made.get("data", {}), made["goals"]
     if isinstance(data, Dataset | Mixture):
         streams = {"main": Stream(data, made["batch_size"])}
     else:
@@ -67,7 +75,7 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = ()) -> Parts:
     for name, goal in goals.items():
         if not isinstance(goal, Goal):
             raise ConfigError(f"goals.{name} is no Goal; write spec(Goal, objective=...).")
-        if goal.stream not in streams:
+        if training and goal.stream not in streams:
             raise ConfigError(
                 f"goals.{name} reads stream {goal.stream!r}; there are {', '.join(streams)}."
             )

@@ -1,5 +1,6 @@
 """A workdir to numbers: restores a checkpoint and runs its evaluators."""
 
+import json
 import pathlib
 
 from mmjax.config import ConfigError, from_json, override
@@ -13,9 +14,9 @@ from mmjax.run.assembly import (
     with_tokenizer,
 )
 from mmjax.run.evaluating import Evaluation, print_numbers, to_line
-from mmjax.run.training import say, start_mesh, stream_makers
+from mmjax.run.training import say, start_mesh
 from mmjax.training.checkpoint import Checkpoints
-from mmjax.training.compiled import Compiled
+from mmjax.training.compiled import Compiled, shapes_from_plain
 
 
 def evaluate(
@@ -52,7 +53,7 @@ def evaluate(
     config = from_json(saved.read_text(encoding="utf-8"))
     for path, text in overrides or ():
         override(config, path, text)
-    parts = assemble(config, allow)
+    parts = assemble(config, allow, training=False)
     if parts.eval_data is None:
         raise ConfigError("the run's config has no eval_data; there is nothing to evaluate on.")
     if not parts.settings["evaluators"]:
@@ -65,18 +66,14 @@ def evaluate(
     if needs_tokenizer(parts):
         kept = named_tokenizer(config) or open_tokenizer(home / "tokenizer.json")
         parts = with_tokenizer(parts, kept)
-    makers = stream_makers(parts)
-    compiled = Compiled(
-        parts.recipe,
-        mesh,
-        {name: maker.global_shapes for name, maker in makers.items()},
-        parts.settings["sharding_rules"],
-    )
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:
         found = checkpoints.latest() if step is None else step
         if found is None:
             raise FileNotFoundError(f"{folder} holds no checkpoint that is whole.")
+        data = json.loads(checkpoints.restore_files(found)["data.json"])
+        shapes, rules = shapes_from_plain(data["shapes"]), parts.settings["sharding_rules"]
+        compiled = Compiled(parts.recipe, mesh, shapes, rules)
         state = checkpoints.restore(found, compiled.state)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from None

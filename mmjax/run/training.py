@@ -42,7 +42,7 @@ from mmjax.run.hooks import Profile, RunHooks
 from mmjax.training import manifest
 from mmjax.training import workdir as workdirs
 from mmjax.training.checkpoint import Checkpoints
-from mmjax.training.compiled import Compiled
+from mmjax.training.compiled import Compiled, shapes_to_plain
 from mmjax.training.flops import peak_flops
 from mmjax.training.logging import MetricLog
 from mmjax.training.loop import Failed
@@ -223,9 +223,10 @@ def _train(
     recipe, settings = parts.recipe, parts.settings
     with refusing():
         makers = stream_makers(parts)
+        shapes = {name: maker.global_shapes for name, maker in makers.items()}
         check_needs(
             {name: goal.objective for name, goal in recipe.goals.items()},
-            {word for maker in makers.values() for word in maker.global_shapes},
+            {word for words in shapes.values() for word in words},
         )
         evaluation = None
         if parts.eval_data is not None:
@@ -238,12 +239,7 @@ def _train(
     )
     checkpoints.clean()
     with refusing():  # the model's own checks and every rule over its parameters
-        compiled = Compiled(
-            recipe,
-            mesh,
-            {name: maker.global_shapes for name, maker in makers.items()},
-            settings["sharding_rules"],
-        )
+        compiled = Compiled(recipe, mesh, shapes, settings["sharding_rules"])
     identity = data_identity(config, parts)
     with refusing():
         state, start, offset = _begin(config, compiled, checkpoints, identity, options)
@@ -253,7 +249,13 @@ def _train(
         "config.json": text,
         "environment.json": environment.describe(),
         "preprocess.json": recipe.contract.to_json(),
-        "data.json": json.dumps({"identity": json.loads(identity), "offset": offset}),
+        "data.json": json.dumps(
+            {
+                "identity": json.loads(identity),
+                "offset": offset,
+                "shapes": shapes_to_plain(shapes),  # an evaluation has no training data
+            }
+        ),
     }
     tokenizer = folder / "tokenizer.json"
     if tokenizer.exists():

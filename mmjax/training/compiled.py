@@ -30,6 +30,22 @@ def _without_remat(model: Any) -> Any:
 Shapes = Mapping[str, tuple[tuple[int, ...], Any]]
 
 
+def shapes_to_plain(streams: Mapping[str, Shapes]) -> dict[str, dict[str, Any]]:
+    """The batches' shapes as plain values for JSON: {stream: {word: [shape, dtype]}}."""
+    return {
+        name: {word: [list(shape), jnp.dtype(kind).name] for word, (shape, kind) in words.items()}
+        for name, words in streams.items()
+    }
+
+
+def shapes_from_plain(streams: Mapping[str, Mapping[str, Any]]) -> dict[str, Shapes]:
+    """What `shapes_to_plain` wrote down."""
+    return {
+        name: {word: (tuple(shape), jnp.dtype(kind)) for word, (shape, kind) in words.items()}
+        for name, words in streams.items()
+    }
+
+
 class Compiled:
     """A recipe on a mesh: shapes and places of the state, its start, and the donated step.
 
