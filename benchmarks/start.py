@@ -25,7 +25,7 @@ import tempfile
 import time
 from typing import Any
 
-from mmjax.config import load
+from mmjax.run.config_file import load
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

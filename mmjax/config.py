@@ -8,16 +8,13 @@ target's arguments. Saved as JSON it is data, not code: see `build`.
 import difflib
 import functools
 import importlib
-import importlib.util
 import inspect
 import json
-import pathlib
 import re
 import sys
-import traceback
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
@@ -188,13 +185,14 @@ def from_json(text: str) -> ConfigDict:
     try:
         made = _revive(json.loads(text))
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"this is no config as JSON: {_one_line(error)}") from None
+        raise ConfigError(f"this is no config as JSON: {one_line(error)}") from None
     if not isinstance(made, ConfigDict):
         raise ConfigError(f"this is no config as JSON: one is {{...}}, this {text.strip()[:20]!r}.")
     return lock(made)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, for a message of one line."""
     return " ".join(str(error).split())
 
 
@@ -282,59 +280,6 @@ def _build(config: Any, allow: Sequence[str], path: str) -> Any:
         return target(**fields)
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"{where}{target.__name__}: {error}") from error
-
-
-def load(argument: str) -> ConfigDict:
-    """The config of 'configs/x.py' or 'configs/x.py:variant', or of a saved config.json.
-
-    Raises:
-      ConfigError: no such file, one without `get_config`, or one whose own code fails; then it
-        names the line.
-    """
-    path, _, variant = argument.partition(":")
-    file = pathlib.Path(path)
-    if not file.is_file():
-        near = (
-            [str(other) for other in sorted(file.parent.glob("*.py"))]
-            if file.parent.is_dir()
-            else []
-        )
-        raise ConfigError(f"no config file {path!r}.{nearest(path, near)}")
-    if file.suffix == ".json":
-        try:
-            return from_json(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{path}: {error}") from None
-    module_spec = importlib.util.spec_from_file_location(f"mmjax_config_{file.stem}", file)
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # so that targets defined in the file can be found
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(_failure(path, module_spec.origin, error)) from error
-    get_config: Callable[..., ConfigDict] | None = getattr(module, "get_config", None)
-    if get_config is None:
-        raise ConfigError(f"{path} has no get_config(variant='').")
-    if variant not in ("", "smoke"):
-        raise ConfigError(
-            f"{path}:{variant}: the one variant is 'smoke'.{nearest(variant, ['smoke'])}"
-        )
-    try:
-        return lock(get_config(variant) if variant else get_config())
-    except Exception as error:
-        raise ConfigError(_failure(path, module_spec.origin, error)) from error
-
-
-def _failure(path: str, origin: str, error: Exception) -> str:
-    """'x.py:12: NameError: ...', by the last line of the file itself that led to the error."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == origin]
-    text = _one_line(error)
-    if isinstance(error, SyntaxError) and error.filename == origin:
-        lines, text = [error.lineno], str(error.msg)
-    where = f"{path}:{lines[-1]}" if lines and lines[-1] else path
-    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
-    return f"{where}: {kind}{text}"
 
 
 def override(config: ConfigDict, path: str, text: str) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 import jax
 from ml_collections import ConfigDict
 
-from mmjax.config import ConfigError, load, nearest, override
+from mmjax.config import ConfigError, nearest, override
 from mmjax.data import workers
 from mmjax.parallel import hosts
+from mmjax.run.config_file import load
 from mmjax.run.training import Failed, Options, Stopped
 
 _OVERRIDE = "--config."

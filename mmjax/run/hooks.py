@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mmjax.config import nearest
 from mmjax.data.device import to_devices
 from mmjax.data.sources.base import CAUSES
 from mmjax.training.checkpoint import Checkpoints, Saved
@@ -98,6 +99,12 @@ class RunHooks:
     def save(self, step: int, state: State, metrics: dict[str, float] | None) -> None:
         """Starts a checkpoint in the background."""
         self._checkpoints.save(step, state, self._files, metrics or {})
+        best = self._checkpoints.keep_best
+        if best and best not in (metrics or {}):
+            message = f"best_metric={best!r} was not measured, so no step is kept as the best."
+            message += nearest(best, sorted(metrics or {}))
+            self._progress.note(message)
+            self._log.write(step, "event", {"event": "BestNotMeasured", "message": message})
 
     def poll(self, step: int) -> None:
         """Reports saves that ended, and moves the bar."""

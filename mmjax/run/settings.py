@@ -104,6 +104,13 @@ def check_keys(config: ConfigDict) -> None:
             f"keep_last={config.keep_last}: at least 2, so that a damaged checkpoint has one to "
             "fall back on."
         )
+    if config.best_metric:
+        evaluator = config.best_metric.removeprefix("ema/").split("/")[0]
+        if evaluator not in config.evaluators:
+            raise ConfigError(
+                f"best_metric={config.best_metric!r} is of no evaluator; it reads like "
+                f"'retrieval/text_to_image/R@1'.{nearest(evaluator, sorted(config.evaluators))}"
+            )
     if config.best_metric and (not config.eval_steps or config.save_steps % config.eval_steps):
         raise ConfigError(
             f"best_metric={config.best_metric!r} is measured when a state is saved: save_steps="

@@ -127,12 +127,18 @@ def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dic
         say(text.rstrip())
         if config.compilation_cache and (note := compilation.use_cache()):
             say(note)
-        with refusing():
-            parts = with_tokenizer(parts, _tokenizer(config, parts, folder))
-        # Another config takes the old one's place when nothing can refuse it any more.
-        accept = settle if decision.action == "resume" else None
+        # Another config takes the old one's place, and an overwritten run goes, when nothing can
+        # refuse the new one any more.
+        accept = (
+            settle if decision.action == "resume" else functools.partial(workdirs.forget, folder)
+        )
         try:
+            with refusing():
+                parts = with_tokenizer(parts, _tokenizer(config, parts, folder))
             numbers = _train(config, text, parts, mesh, folder, options, profile, stop, accept)
+        except ConfigError:
+            workdirs.put_back(folder)
+            raise
         finally:
             if (folder / workdirs.METRICS).exists():  # whatever came of it, once it has trained
                 _report(folder)
@@ -218,7 +224,7 @@ def _train(
     options: Options,
     profile: Profile,
     stop: StopRequest,
-    accept: Callable[[], None] | None,
+    accept: Callable[[], None],
 ) -> dict[str, float]:
     recipe, settings = parts.recipe, parts.settings
     with refusing():
@@ -243,8 +249,7 @@ def _train(
     identity = data_identity(config, parts)
     with refusing():
         state, start, offset = _begin(config, compiled, checkpoints, identity, options)
-        if accept is not None:
-            accept()
+        accept()
     files = {
         "config.json": text,
         "environment.json": environment.describe(),

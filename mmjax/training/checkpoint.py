@@ -77,7 +77,7 @@ class Checkpoints:
             )
         self.folder = pathlib.Path(folder).absolute()
         self._keep_last = keep_last
-        self._keep_best = keep_best
+        self.keep_best = keep_best
         self._best_is_lowest = best_is_lowest
         self._timeout_seconds = timeout_seconds
         self._read_only = read_only
@@ -107,7 +107,7 @@ class Checkpoints:
         found = {}
         for step in self.steps():
             try:
-                value = manifest.read(self.folder / str(step)).metrics.get(self._keep_best or "")
+                value = manifest.read(self.folder / str(step)).metrics.get(self.keep_best or "")
             except manifest.Damaged:
                 continue
             if value is not None:
@@ -303,7 +303,7 @@ class Checkpoints:
                     continue
             if len(kept) < self._keep_last:
                 kept.append(step)
-        best = self.best() if self._keep_best else None
+        best = self.best() if self.keep_best else None
         for step in self.steps():
             if step not in kept and step != best:
                 manifest.remove(self.folder / str(step))

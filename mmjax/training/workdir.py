@@ -130,7 +130,9 @@ def decide(
 
 
 def settle(workdir: str | os.PathLike, config: str, decision: Decision) -> None:
-    """Does what was decided: removes an overwritten run, writes the new config.
+    """Does what was decided: moves an overwritten run out of the way, writes the new config.
+
+    What was moved is gone with `forget`, and there again with `put_back`.
 
     Raises:
       ValueError: the folder cannot be written.
@@ -139,12 +141,33 @@ def settle(workdir: str | os.PathLike, config: str, decision: Decision) -> None:
 
     def act() -> None:
         _make(folder)
+        forget(folder)  # what a process that was killed has left
         if decision.action == "overwrite":
             _move_away(folder)
         manifest.write_atomic(folder / CONFIG, config.encode())
-        shutil.rmtree(folder / _OVERWRITTEN, ignore_errors=True)
 
     _together(act)
+
+
+def forget(workdir: str | os.PathLike) -> None:
+    """Deletes an overwritten run, once nothing can refuse the new one; each process may call it."""
+    if hosts.is_main():
+        shutil.rmtree(pathlib.Path(workdir) / _OVERWRITTEN, ignore_errors=True)
+
+
+def put_back(workdir: str | os.PathLike) -> None:
+    """Brings an overwritten run back where the new one was refused; each process may call it."""
+    folder = pathlib.Path(workdir)
+    aside = folder / _OVERWRITTEN
+    if not hosts.is_main() or not aside.is_dir():
+        return
+    for name in OWN:
+        new = folder / name
+        shutil.rmtree(new, ignore_errors=True) if new.is_dir() else new.unlink(missing_ok=True)
+    for name in reversed(OWN):  # config.json last: until then this is no run
+        if (aside / name).exists():
+            os.replace(aside / name, folder / name)
+    aside.rmdir()
 
 
 def _decide(folder: pathlib.Path, config: str, resume: bool, overwrite: bool) -> dict[str, Any]:

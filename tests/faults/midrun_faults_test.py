@@ -7,7 +7,7 @@ import pytest
 # The tiny config; the calls below Python that save STEP at one moment of its life fail.
 CONFIG = """
 import ctypes, errno, os, pathlib, threading
-from mmjax.config import load
+from mmjax.run.config_file import load
 from mmjax.run.hooks import RunHooks
 from mmjax.training import manifest
 from mmjax.training.checkpoint import Checkpoints

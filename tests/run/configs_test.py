@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mmjax.config import build, load, override, plain, to_json
+from mmjax.config import build, override, plain, to_json
 from mmjax.parallel.mesh import make_mesh
+from mmjax.run.config_file import load
 from mmjax.run.training import Options, train
 from mmjax.training.compiled import Compiled
 from mmjax.training.step import Recipe

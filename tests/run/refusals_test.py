@@ -6,11 +6,12 @@ import pathlib
 import jax
 import pytest
 
-from mmjax.config import ConfigError, load, override
+from mmjax.config import ConfigError, override
 from mmjax.data.dataset import members_of
 from mmjax.data.tokenizers.training import train_bpe
 from mmjax.parallel.mesh import make_mesh
 from mmjax.run.assembly import assemble, data_identity, open_tokenizer, with_tokenizer
+from mmjax.run.config_file import load
 from mmjax.run.evaluating import Evaluation
 from mmjax.run.training import Options, train
 
@@ -42,6 +43,33 @@ def test_a_refused_resume_leaves_the_config_and_the_first_command_goes_on(tmp_pa
     train(changed("features"), str(tmp_path), Options())
     train(other, str(tmp_path), Options(resume=True, restart_data=True))
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 5
+
+
+def test_an_overwriting_run_that_is_refused_late_leaves_the_old_one(tmp_path):
+    train(changed("features"), str(tmp_path), Options())
+    before = {
+        path.relative_to(tmp_path): path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.is_file() and path.name not in ("report.html", "lock.json")
+    }
+    assert any(path.name == "manifest.json" for path in before)
+    unlike = changed("features", goals__contrastive__objective__positives="('caption_id',)")
+    with pytest.raises(ConfigError, match="needs 'caption_id'"):  # found once the data are open
+        train(unlike, str(tmp_path), Options(overwrite=True))
+    assert {path: (tmp_path / path).read_bytes() for path in before} == before
+    assert not (tmp_path / ".overwritten").exists()
+    train(changed("features", seed=5), str(tmp_path), Options(overwrite=True))
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 5
+    assert not (tmp_path / ".overwritten").exists()
+
+
+def test_a_best_metric_that_nothing_measures_is_said(tmp_path, capsys):
+    best = {"eval_steps": 1, "best_metric": "retrieval/text_to_image/R@2"}
+    train(changed("features", **best), str(tmp_path), Options())
+    said = "best_metric='retrieval/text_to_image/R@2' was not measured, so no step is kept"
+    assert said in capsys.readouterr().err
+    assert said in (tmp_path / "metrics.jsonl").read_text()
+    assert "Did you mean 'retrieval/text_to_image/R@" in (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_another_tokenizer_is_other_data(tmp_path):

@@ -5,8 +5,9 @@ import signal
 import numpy as np
 import pytest
 
-from mmjax.config import load, override
+from mmjax.config import override
 from mmjax.run.assembly import assemble, open_tokenizer, with_tokenizer
+from mmjax.run.config_file import load
 from mmjax.run.training import stream_makers
 from mmjax.training.optimizer import AdamW
 
@@ -74,7 +75,7 @@ def warm(lab, tmp_path):
     """The tiny config, taking one step that changes no parameter."""
     config = tmp_path / "warm.py"
     config.write_text(
-        "from mmjax.config import load\n"
+        "from mmjax.run.config_file import load\n"
         "def get_config():\n"
         f"    config = load({str(lab.TINY)!r})\n"
         "    config.steps = 1\n"

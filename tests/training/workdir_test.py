@@ -88,8 +88,26 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path: pathlib.Path) -> N
     assert decision.fresh
     assert manifest.steps(tmp_path / "checkpoints") == [1]
     settle(tmp_path, TWO, decision)
+    assert decide(tmp_path, TWO).action == "continue"
+    assert not manifest.numbered(tmp_path / "checkpoints")
+    workdir.forget(tmp_path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["config.json", "thesis.tex"]
     assert (tmp_path / "config.json").read_text() == TWO
+
+
+def test_an_overwritten_run_comes_back_where_the_new_one_is_refused(
+    tmp_path: pathlib.Path,
+) -> None:
+    run(tmp_path)
+    (tmp_path / "thesis.tex").write_text("dear to me")
+    before = sorted(tmp_path.rglob("*"))
+    settle(tmp_path, TWO, decide(tmp_path, TWO, overwrite=True))
+    (tmp_path / "tokenizer.json").write_text("the new one's")
+    workdir.put_back(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert decide(tmp_path, ONE).action == "continue"
+    workdir.put_back(tmp_path)  # nothing is aside any more
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_overwrite_cut_short_is_never_taken_for_a_run(
@@ -118,6 +136,7 @@ def test_an_overwrite_cut_short_is_never_taken_for_a_run(
             with pytest.raises(ValueError, match=r"holds checkpoints but no config\.json"):
                 decide(folder, TWO)
         settle(folder, TWO, decide(folder, TWO, overwrite=True))
+        workdir.forget(folder)
         assert [entry.name for entry in folder.iterdir()] == ["config.json"]
 
 

@@ -1,0 +1,76 @@
+"""A config file, as a person names it, to its config."""
+
+import importlib.util
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmjax.config import ConfigError, from_json, lock, nearest, one_line
+
+VARIANTS = ("smoke",)
+
+
+def load(argument: str) -> ConfigDict:
+    """The config of 'configs/x.py' or 'configs/x.py:smoke', or of a saved config.json.
+
+    Raises:
+      ConfigError: no such file, one of another kind, one without `get_config`, or one whose own
+        code fails; then it names the line.
+    """
+    path, _, variant = argument.partition(":")
+    file = pathlib.Path(path)
+    if not file.is_file():
+        folder = file.parent
+        near = [str(other) for other in sorted(folder.glob("*.py"))] if folder.is_dir() else []
+        raise ConfigError(f"no config file {path!r}.{nearest(path, near)}")
+    if file.suffix not in (".py", ".json"):
+        raise ConfigError(f"{path}: a config is a .py file with get_config, or a saved .json file.")
+    if file.suffix == ".json":
+        return _saved(file, variant)
+    if variant and variant not in VARIANTS:
+        raise ConfigError(
+            f"{path}:{variant}: the one variant is 'smoke'.{nearest(variant, VARIANTS)}"
+        )
+    module_spec = importlib.util.spec_from_file_location(f"mmjax_config_{file.stem}", file)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # so that targets defined in the file can be found
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(_failure(path, module_spec.origin, error)) from error
+    get_config: Callable[..., Any] | None = getattr(module, "get_config", None)
+    if get_config is None:
+        raise ConfigError(f"{path} has no get_config(variant='').")
+    try:
+        made = get_config(variant) if variant else get_config()
+    except Exception as error:
+        raise ConfigError(_failure(path, module_spec.origin, error)) from error
+    if not isinstance(made, ConfigDict):
+        raise ConfigError(f"{path}: get_config returns {type(made).__name__}, not a ConfigDict.")
+    return lock(made)
+
+
+def _saved(file: pathlib.Path, variant: str) -> ConfigDict:
+    """The config of a config.json, which is whole: nothing is chosen in it."""
+    if variant:
+        raise ConfigError(f"{file}:{variant}: a saved config has no variants; leave out the name.")
+    try:
+        return from_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def _failure(path: str, origin: str, error: Exception) -> str:
+    """'x.py:12: NameError: ...', by the last line of the file itself that led to the error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == origin]
+    text = one_line(error)
+    if isinstance(error, SyntaxError) and error.filename == origin:
+        lines, text = [error.lineno], str(error.msg)
+    where = f"{path}:{lines[-1]}" if lines and lines[-1] else path
+    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+    return f"{where}: {kind}{text}"

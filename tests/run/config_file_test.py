@@ -1,0 +1,95 @@
+"""A config file is found, read and checked, and what is wrong with it is one line."""
+
+import re
+
+import pytest
+
+from mmjax.config import ConfigError
+from mmjax.run.config_file import load
+
+
+def test_a_saved_config_that_is_no_json_is_named(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"steps": 1')
+    with pytest.raises(ConfigError, match=re.escape(f"{file}: ") + ".*line 1 column 12") as raised:
+        load(str(file))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_saved_config_has_no_variants(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"steps": 1}')
+    assert load(str(file)).steps == 1
+    with pytest.raises(ConfigError, match=r"config\.json:smoke: a saved config has no variants"):
+        load(f"{file}:smoke")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("steps: 1")
+    with pytest.raises(ConfigError, match=r"config\.yaml: a config is a \.py file"):
+        load(str(file))
+
+
+def test_what_get_config_returns_must_be_a_config(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text("def get_config():\n    pass\n")
+    with pytest.raises(ConfigError, match=r"x\.py: get_config returns NoneType, not a ConfigDict"):
+        load(str(file))
+
+
+def test_a_saved_config_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ConfigError, match=r"config\.json: .*utf-8"):
+        load(str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\nx = = 2\n", ":2: SyntaxError: invalid syntax"),
+        ("\nimport no_such_package_here\n", ":2: ModuleNotFoundError: No module named"),
+        (
+            "def get_config():\n    return f()\ndef f():\n    raise OSError('a\\nb')\n",
+            ":4: OSError: a b",
+        ),
+        ("import json\nget_config = lambda: json.loads('{')\n", ":2: JSONDecodeError: Expecting"),
+        (
+            "from mmjax.config import spec\nfrom mmjax.preprocess import Contract\n"
+            "def get_config():\n    return spec(Contract, image_siez=3)\n",
+            ":4: Contract takes no 'image_siez'. Did you mean 'image_size'?",
+        ),
+    ],
+    ids=["syntax", "import", "call", "deeper", "spec"],
+)
+def test_a_config_file_whose_own_code_fails_is_one_line_with_its_place(text, message, tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(f"{file}{message}")) as raised:
+        load(str(file))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_config_file_without_variants_says_so_without_a_traceback(tmp_path):
+    file = tmp_path / "plain.py"
+    file.write_text("def get_config():\n    pass\n")
+    with pytest.raises(ConfigError, match=r"plain\.py: TypeError: get_config\(\) takes 0"):
+        load(f"{file}:smoke")
+
+
+def test_load_names_the_nearest_file(tmp_path):
+    (tmp_path / "vit_b16.py").write_text("def get_config(variant=''):\n    pass\n")
+    with pytest.raises(ConfigError, match=r"vit_b16\.py"):
+        load(str(tmp_path / "vit_b61.py"))
+
+
+def test_load_passes_the_variant_and_refuses_others(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(variant=''):\n    return ConfigDict({'v': variant})\n"
+    )
+    assert load(f"{file}:smoke").v == "smoke"
+    assert load(str(file)).v == ""
+    with pytest.raises(ConfigError, match="the one variant is 'smoke'"):
+        load(f"{file}:smok")
