@@ -44,6 +44,7 @@ from mmjax.data.transforms.text import Tokenize
 SIZES = ((375, 500), (480, 640), (768, 1024))
 TARGET = 224
 BATCH = 50
+TURN = 4  # batches: a run begins its iterator once, not for each batch
 LOOPS = ("pipeline", "bare", "pillow")
 SCENE = "a small red dog and the old man with two bright boats near one wooden house by a river"
 WORDS = tuple(SCENE.split())
@@ -153,8 +154,8 @@ class Clock:
         gc.collect()
         core, wall = time.process_time(), time.perf_counter()
         result = loop(*arguments)
-        self.core[name].append(BATCH / (time.process_time() - core))
-        self.wall[name].append(BATCH / (time.perf_counter() - wall))
+        self.core[name].append(BATCH * TURN / (time.process_time() - core))
+        self.wall[name].append(BATCH * TURN / (time.perf_counter() - wall))
         return result
 
 
@@ -177,9 +178,10 @@ def measure(folder: str, height: int, width: int, samples: int) -> dict[str, Any
     recorder = rows(recording)
     buffer = np.empty(height * width * 3, np.uint8)
     clock, reduced, jpeg_bytes = Clock(), [], []
-    for number in range(samples // BATCH):
-        # Not timed: the batch's boxes, and its bytes for the two loops that do not read.
-        indices = range(number * BATCH, (number + 1) * BATCH)
+    for turn in range(samples // (BATCH * TURN)):
+        # Not timed: the boxes of a turn, and its bytes for the two loops that do not read.
+        first = turn * TURN
+        indices = range(first * BATCH, (first + TURN) * BATCH)
         recording.found.clear()
         for index in indices:
             recorder.load(index)
@@ -190,10 +192,11 @@ def measure(folder: str, height: int, width: int, samples: int) -> dict[str, Any
 
         pictures = clock.run("bare", bare, data, boxes, (height, width), buffer)
         made = clock.run(
-            "pipeline", lambda n: list(batches(maker, n, n + 1, Reading(threads=1))), number
+            "pipeline", lambda n: list(batches(maker, n, n + TURN, Reading(threads=1))), first
         )
         clock.run("pillow", pillow, data, boxes)
-        for ours, theirs in zip(made[0]["image"], pictures, strict=True):
+        rows_made = [row for batch in made for row in batch["image"]]
+        for ours, theirs in zip(rows_made, pictures, strict=True):
             if not (np.array_equal(ours, theirs) or np.array_equal(ours[:, ::-1], theirs)):
                 raise SystemExit("the pipeline's pictures are not the bare loop's")
     core, wall = (
@@ -225,8 +228,8 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         core = max(os.sched_getaffinity(0)) if options.core is None else options.core
         os.sched_setaffinity(0, {core})
-    if options.samples < BATCH:
-        parser.error(f"--samples {options.samples}: give at least {BATCH}.")
+    if options.samples < BATCH * TURN:
+        parser.error(f"--samples {options.samples}: give at least {BATCH * TURN}.")
     for height, width in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure(folder, height, width, options.samples)), flush=True)

@@ -1,4 +1,4 @@
-"""Rows to batches, decoded ahead in threads or worker processes by grain.
+"""Rows to batches, decoded in threads or in worker processes by grain.
 
 Row r of batch k is sample index k·B + r. Each process makes a contiguous block of rows, so pixels,
 captions and order are the same for any number of processes and workers, and the state of the data
@@ -32,7 +32,7 @@ class Reading:
     Attributes:
       workers: worker processes; 0 decodes in threads of this process.
       threads: rows of a batch decoded at once, in each worker.
-      ahead: finished batches kept ready (in each worker where there are any).
+      ahead: finished batches kept ready, on the devices and in each worker.
       stall_seconds: how long the step waits for a batch before the run ends with an error.
     """
 
@@ -162,7 +162,10 @@ def _row_shapes(rows: Rows) -> Shapes:
 
 
 def batches(maker: BatchMaker, start: int, stop: int, reading: Reading) -> Iterator[Batch]:
-    """Batches start ... stop-1, made ahead of use; close the iterator to end its workers.
+    """Batches start ... stop-1; close the iterator to end its workers.
+
+    Workers make them ahead of use. Without workers each is made when it is asked for: who feeds
+    the devices does so in a thread of its own, and a second one would only hand them on.
 
     Args:
       maker: makes one batch.
@@ -172,8 +175,7 @@ def batches(maker: BatchMaker, start: int, stop: int, reading: Reading) -> Itera
     """
     source = grain.MapDataset.range(start, max(stop, start)).map(maker)
     if not reading.workers:
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=reading.ahead)
-        return iter(source.to_iter_dataset(options))
+        return (source[number] for number in range(len(source)))
     from absl import flags
 
     if not flags.FLAGS.is_parsed():  # grain's workers ask for absl flags, which we do not use

@@ -71,4 +71,4 @@ def open_feed(
     def late(_: int) -> str:
         return f"{who()} is stuck."
 
-    return Feed(streams, sharding, stall_seconds=reading.stall_seconds, describe=late)
+    return Feed(streams, sharding, reading.ahead, reading.stall_seconds, describe=late)
