@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 from mmjax.typing import WORDS, Array, Batch, Encoded, Float, PyTree, View
 
+_ROWS = 0x7FFFFFFF  # sets the keys of the stream 'rows' apart from those of the micro-batches
+
 Embeddings = dict[str, Any]
 Scalars = dict[str, Any]
 
@@ -55,6 +57,8 @@ class Forward:
       statistics: the running statistics, {} where the model has none.
       train: whether dropout and the like are on, unless a call says otherwise.
       key: the step's random key.
+      part: number of the micro-batch, or None for a whole batch. Dropout differs between parts;
+        what is keyed by a row's number (the stream 'rows') does not know of them.
     """
 
     def __init__(
@@ -64,12 +68,14 @@ class Forward:
         statistics: PyTree,
         train: bool,
         key: Any,
+        part: Any = None,
     ):
         self._apply = apply
         self._params = params
         self._statistics = statistics
         self._train = train
         self._key = key
+        self._part = part
         self._made: dict[tuple[Any, ...], Any] = {}
         self._kept_alive: list[Any] = []  # identities stay unique only while the objects live
         self._after = {"batch_stats": statistics}  # one dict for all views of this forward
@@ -115,8 +121,10 @@ class Forward:
                 variables["batch_stats"] = self._statistics
             rngs = {}
             if train:
-                name = zlib.crc32(f"{method}/{key}".encode())
-                rngs["dropout"] = jax.random.fold_in(self._key, name)
+                drawn = jax.random.fold_in(self._key, zlib.crc32(f"{method}/{key}".encode()))
+                rngs["rows"] = jax.random.fold_in(drawn, _ROWS)
+                part = self._part
+                rngs["dropout"] = drawn if part is None else jax.random.fold_in(drawn, part)
             output, after = self._apply(method, variables, dict(inputs), train, rngs)
             if own and train and after:
                 self._after["batch_stats"] = _merge(self.statistics, after, self._statistics)
@@ -183,6 +191,13 @@ class Coupled(Objective):
     def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
         """`embed`, then `compare`."""
         return self.compare(self.embed(forward, batch), forward("scalars", {}), state)
+
+
+class Additive(Objective):
+    """An objective that sums over examples, so that parts of a batch give parts of its sums.
+
+    It has no memory, and its count depends on the batch alone.
+    """
 
 
 def check_needs(objectives: Mapping[str, Objective], words: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ None) for the array's trailing dimensions, so a rule is the same for one layer a
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,6 +60,15 @@ def platform() -> str:
     """
     current = _mesh.get()
     return jax.default_backend() if current is None else current[0].devices.flat[0].platform
+
+
+def batch_shards() -> int:
+    """Over how many devices rows are cut, of the mesh being traced for; 1 without one."""
+    current = _mesh.get()
+    if current is None:
+        return 1
+    mesh, axes = current
+    return math.prod(mesh.shape[axis] for axis in axes["batch"])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

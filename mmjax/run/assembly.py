@@ -88,6 +88,7 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
         contract=made["preprocess"],
         seed=made["seed"],
         ema=made["ema"],
+        micro_batches=made["micro_batches"],
     )
     parts = Parts(recipe, streams, made.get("eval_data"), made)
     for dataset in _everything(parts):

@@ -37,6 +37,7 @@ def base_config(
     config.steps = steps
     config.batch_size = batch_size
     config.seed = seed
+    config.micro_batches = 1  # parts of a batch, for less memory; the gradient stays the same
     config.log_steps = log_steps
     config.eval_steps = 0
     config.save_steps = save_steps

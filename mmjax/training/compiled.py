@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.parallel.sharding import activations, batch_sharding, replicated, shardings
 from mmjax.paths import Rules
+from mmjax.training.accumulation import check_micro_batches
 from mmjax.training.flops import step_flops
 from mmjax.training.state import State
 from mmjax.training.step import Recipe, init_state, train_step
@@ -67,6 +68,13 @@ class Compiled:
             for name, words in streams.items()
         }
         shape = jax.eval_shape(self._init)
+        check_micro_batches(
+            recipe.micro_batches,
+            {name: goal.objective for name, goal in recipe.goals.items()},
+            {name: words["valid"].shape[0] for name, words in self.batches.items()},
+            mesh.shape["data"] * mesh.shape["fsdp"],
+            shape.batch_stats,
+        )
         self.shardings = shardings(shape, mesh, rules)
         self.state = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -96,8 +104,9 @@ class Compiled:
 
     @functools.cached_property
     def flops(self) -> float:
-        """Operations of one step, counted from shapes; recomputation under remat left out."""
-        recipe = dataclasses.replace(self.recipe, model=_without_remat(self.recipe.model))
+        """Operations of one step, counted from shapes; what is computed twice counts once."""
+        model = _without_remat(self.recipe.model)
+        recipe = dataclasses.replace(self.recipe, model=model, micro_batches=1)
         step = functools.partial(train_step, recipe)
         return step_flops(step, self.state, self.batches, self.stop)
 

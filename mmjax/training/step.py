@@ -1,6 +1,7 @@
 """The training step: one compiled function from (state, batches) to (state, metrics)."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import optax
 
 from mmjax import preprocess
 from mmjax.objectives.base import Forward, Objective
+from mmjax.training.accumulation import Part, accumulated_gradients
 from mmjax.training.optimizer import AdamW, ema_decay, ema_update, merge, position
 from mmjax.training.state import State, add_samples, new_counters
 from mmjax.typing import Batch, PyTree
@@ -46,6 +48,8 @@ class Recipe:
       contract: preprocessing of the pictures.
       seed: of everything random.
       ema: decay of the moving average of the parameters; 0 keeps none.
+      micro_batches: parts that a batch is taken in, for less memory; the gradient is that of the
+        undivided batch.
     """
 
     model: Any
@@ -54,6 +58,7 @@ class Recipe:
     contract: preprocess.Contract
     seed: int
     ema: float = 0.0
+    micro_batches: int = 1
 
 
 def apply_model(model: Any) -> Callable[..., tuple[Any, PyTree]]:
@@ -135,6 +140,51 @@ def score(
     return losses, forward.statistics
 
 
+def loss_and_grads(
+    recipe: Recipe, state: State, batches: Mapping[str, Batch], key: Any
+) -> tuple[Any, dict[str, Any], PyTree, PyTree]:
+    """(the weighted sum, {goal: Loss}, running statistics, gradient of the trainable part)."""
+    trainable, frozen = recipe.optimizer.split(state.params)
+    weights = {
+        name: goal.weight(state.step) if callable(goal.weight) else goal.weight
+        for name, goal in recipe.goals.items()
+    }
+    prepare = functools.partial(preprocess.preprocess, contract=recipe.contract)
+
+    def whole(trainable: PyTree) -> PyTree:
+        return merge(trainable, jax.lax.stop_gradient(frozen))
+
+    if recipe.micro_batches > 1:
+
+        def forwards(trainable: PyTree, part: Any) -> dict[str, Forward]:
+            params, owned = split_params(whole(trainable))
+            forward = Forward(apply_model(recipe.model), params, {}, True, key, part)
+            return {name: forward.owning(owned.get(name, {})) for name in recipe.goals}
+
+        goals = {
+            name: Part(goal.objective, goal.stream, weights[name], state.objectives[name])
+            for name, goal in recipe.goals.items()
+        }
+        loss, losses, grads = accumulated_gradients(
+            goals, trainable, forwards, prepare, batches, recipe.micro_batches
+        )
+        return loss, losses, state.batch_stats, grads
+
+    ready = {name: prepare(batch) for name, batch in batches.items()}
+
+    def total_loss(trainable: PyTree) -> tuple[Any, Any]:
+        losses, statistics = score(
+            recipe, whole(trainable), state.batch_stats, state.objectives, ready, key, train=True
+        )
+        total = jnp.zeros((), jnp.float32)
+        for name, loss in losses.items():
+            total += weights[name] * loss.mean()
+        return total, (losses, statistics)
+
+    (loss, (losses, statistics)), grads = jax.value_and_grad(total_loss, has_aux=True)(trainable)
+    return loss, losses, statistics, grads
+
+
 def train_step(
     recipe: Recipe, state: State, batches: Mapping[str, Batch], stop: Any
 ) -> tuple[State, dict[str, Any]]:
@@ -151,21 +201,8 @@ def train_step(
       The next state; metrics as device scalars, to be read a step later.
     """
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    ready = {n: preprocess.preprocess(batch, recipe.contract) for n, batch in batches.items()}
+    loss, losses, statistics, grads = loss_and_grads(recipe, state, batches, key)
     trainable, frozen = recipe.optimizer.split(state.params)
-
-    def total_loss(trainable: PyTree) -> tuple[Any, Any]:
-        params = merge(trainable, jax.lax.stop_gradient(frozen))
-        losses, statistics = score(
-            recipe, params, state.batch_stats, state.objectives, ready, key, train=True
-        )
-        total = jnp.zeros((), jnp.float32)
-        for name, goal in recipe.goals.items():
-            weight = goal.weight(state.step) if callable(goal.weight) else goal.weight
-            total += weight * losses[name].mean()
-        return total, (losses, statistics)
-
-    (loss, (losses, statistics)), grads = jax.value_and_grad(total_loss, has_aux=True)(trainable)
     grad_norm = optax.tree.norm(grads)
     good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     count = position(state.opt_state)

@@ -74,7 +74,7 @@ class ViT(nn.Module):
         Args:
           image: normalised pixels, [batch, image_size, image_size, channels].
           row: the rows' global numbers; needed where `train` drops patches.
-          train: whether patches are dropped (needs an rng named 'dropout').
+          train: whether patches are dropped (needs an rng named 'rows').
 
         Raises:
           ValueError: pictures of another size, an unknown option, or `row` missing.
@@ -87,7 +87,7 @@ class ViT(nn.Module):
         x, first = self._add_positions(x)
         if train and self.patch_dropout:
             assert row is not None  # checked above
-            x = drop_patches(x, self.patch_dropout, self.make_rng("dropout"), row)
+            x = drop_patches(x, self.patch_dropout, self.make_rng("rows"), row)
         if first is not None:
             x = jnp.concatenate([first, x], axis=1)
         x = constrain(x, "batch", None, None)

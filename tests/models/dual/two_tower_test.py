@@ -139,7 +139,7 @@ def test_eight_devices_give_what_one_gives(random_variables):
     inputs = (image, ids, ids > 2, jnp.arange(16))
 
     def encode(variables, image, ids, mask, row):
-        rngs = {"dropout": jax.random.key(1)}
+        rngs = {"rows": jax.random.key(1)}
         image, text, _ = model.apply(variables, image, ids, mask, row, train=True, rngs=rngs)
         return image.embedding, text.embedding
 

@@ -56,7 +56,7 @@ def test_dropped_patches_follow_the_rows_numbers(make):
     model, variables = make(pooling="class", patch_dropout=0.5)
     run = jax.jit(
         lambda image, row: model.apply(
-            variables, image, row=row, train=True, rngs={"dropout": jax.random.key(1)}
+            variables, image, row=row, train=True, rngs={"rows": jax.random.key(1)}
         )
     )
     whole = run(X, jnp.arange(6))
@@ -104,6 +104,6 @@ def test_what_does_not_fit_is_refused(fields, message):
 
 def test_patch_dropout_without_row_numbers_is_refused():
     model = ViT(**SMALL, patch_dropout=0.5)
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    rngs = {"params": jax.random.key(0), "rows": jax.random.key(1)}
     with pytest.raises(ValueError, match="needs the rows' numbers"):
         model.init(rngs, X, train=True)
