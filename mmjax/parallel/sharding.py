@@ -61,6 +61,12 @@ def platform() -> str:
     return jax.default_backend() if current is None else current[0].devices.flat[0].platform
 
 
+def current_mesh() -> Mesh | None:
+    """The mesh being traced for, or None where none is set."""
+    current = _mesh.get()
+    return None if current is None else current[0]
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over the batch axes, everything else whole."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
