@@ -43,14 +43,14 @@ def make_embeddings():
 def make_hard_batch():
     """What float32 is not enough for: 104 pairs, some rows not real, and who belongs together.
 
-    'aligned' texts lie near their pictures, so that a large scale leaves next to nothing to learn;
-    'grouped' rows have up to five positives.
+    'aligned' texts lie near their pictures, so that a large scale leaves next to nothing to learn,
+    'half aligned' ones less so; 'grouped' rows have up to five positives.
     """
 
     def make(kind, batch=104, dim=24):
         rng = np.random.default_rng(len(kind))
         image, noise = rng.normal(size=(2, batch, dim))
-        text = image + 0.3 * noise if "aligned" in kind else noise
+        text = image + (1.5 if "half" in kind else 0.3) * noise if "aligned" in kind else noise
         unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text)]
         valid = np.ones(batch, bool)
         valid[rng.permutation(batch)[: batch // 7]] = False
