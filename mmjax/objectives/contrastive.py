@@ -6,7 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.objectives.base import Embeddings, Loss, Scalars
-from mmjax.objectives.pairs import MASKED, Pairs, accuracies, lay_out, similarities
+from mmjax.objectives.double_float import MASKED
+from mmjax.objectives.pairs import (
+    Pairs,
+    accuracies,
+    counted_accuracies,
+    lay_out,
+    lay_out_ring,
+    similarities,
+)
+from mmjax.objectives.softmax_ring import softmax_ring
+from mmjax.parallel.ring import CHUNK_COLUMNS
 from mmjax.typing import Array, Bool, Float, PyTree
 
 
@@ -30,14 +40,22 @@ class Contrastive(Pairs):
 
     def compare(self, embeddings: Embeddings, scalars: Scalars, state: PyTree) -> Loss:
         """The loss over the global batch, in float32; `scalars` must hold 'log_scale'."""
+        log_scale = scalars["log_scale"].astype(jnp.float32)
+        scale, one = jnp.exp(log_scale), jnp.float32(1)
+        rings, mesh = self.ring_mesh(embeddings)
+        if rings:
+            vectors, sides = lay_out_ring(embeddings, self.positives)
+            total, *hits = softmax_ring(vectors, log_scale, sides, mesh, CHUNK_COLUMNS)
+            count = jnp.sum(sides.valid, dtype=jnp.float32)
+            metrics = {"scale": (scale, one), **counted_accuracies(hits, count)}
+            return Loss(total, count, metrics, state)
         compared = lay_out(embeddings, self.positives)
-        scale = jnp.exp(scalars["log_scale"].astype(jnp.float32))
         logits = scale * similarities(compared.image, compared.texts)
         known = compared.positive | compared.negative
         logits = jnp.where(known, logits, MASKED)
         rows = [_cross_entropy(logits, compared.positive, axis) for axis in (1, 0)]
         total = jnp.sum(jnp.where(compared.valid, rows[0] + rows[1], 0.0)) / 2
-        metrics = {"scale": (scale, jnp.float32(1)), **accuracies(logits, compared)}
+        metrics = {"scale": (scale, one), **accuracies(logits, compared)}
         return Loss(total, compared.count, metrics, state)
 
 

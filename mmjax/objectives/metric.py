@@ -4,18 +4,26 @@ import abc
 import dataclasses
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from mmjax.objectives.base import Embeddings, Loss, Scalars
-from mmjax.objectives.pairs import MASKED, Compared, Pairs, accuracies, lay_out, similarities
+from mmjax.objectives.double_float import MASKED
+from mmjax.objectives.pairs import (
+    Compared,
+    Pairs,
+    accuracies,
+    counted_accuracies,
+    lay_out,
+    lay_out_ring,
+    similarities,
+)
+from mmjax.objectives.ranking_ring import SMALLEST_SQUARE, Rule, ranking_ring
+from mmjax.parallel.ring import CHUNK_COLUMNS
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float, PyTree
 
 DISTANCES = ("cosine", "euclidean", "squared_euclidean")
 NEGATIVES = ("hardest", "semi_hard", "all")
-
-# Squares of distances below this have no gradient: as a difference of float32 dot products they
-# are no more exact than that, and the slope of the root goes to infinity.
-_SMALLEST_SQUARE = 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +55,11 @@ class Ranking(Pairs):
         if self.distance not in DISTANCES:
             raise ValueError(f"distance={self.distance!r} is none of {', '.join(DISTANCES)}.")
 
+    @property
+    @abc.abstractmethod
+    def asked(self) -> str:
+        """The same as `rank` for a ring: 'hardest', 'semi_hard', 'all' or 'sum'."""
+
     @abc.abstractmethod
     def rank(
         self,
@@ -66,6 +79,9 @@ class Ranking(Pairs):
 
     def compare(self, embeddings: Embeddings, scalars: Scalars, state: PyTree) -> Loss:
         """The loss over the global batch, in float32; the scalars are not used."""
+        rings, mesh = self.ring_mesh(embeddings)
+        if rings:
+            return self._compare_round(embeddings, mesh, state)
         compared = lay_out(embeddings, self.positives)
         own, distances = _distances(compared, self.distance)
         total = jnp.float32(0)
@@ -79,6 +95,23 @@ class Ranking(Pairs):
             active = jnp.sum(losses > 0, dtype=jnp.float32)
             metrics[f"active/{name}"] = (active, compared.count)
         return Loss(total, compared.count, metrics, state)
+
+    def _compare_round(self, embeddings: Embeddings, mesh: Mesh | None, state: PyTree) -> Loss:
+        vectors, sides = lay_out_ring(embeddings, self.positives)
+        image, text = vectors
+        if self.distance == "cosine":
+            own = 1 - jnp.sum(image * text, axis=1)
+            squares = own, jnp.zeros_like(own), jnp.zeros_like(own)
+        else:
+            both = ((image - text) ** 2, image**2, text**2)
+            squares = tuple(jnp.sum(x, axis=1) for x in both)
+        rule = Rule(self.distance, self.margin, self.asked)
+        total, counts = ranking_ring(vectors, squares, sides, rule, mesh, CHUNK_COLUMNS)
+        count = jnp.sum(sides.valid, dtype=jnp.float32)
+        metrics = counted_accuracies(counts["hits"], count)
+        for name, active in zip(("image_to_text", "text_to_image"), counts["active"]):
+            metrics[f"active/{name}"] = (active, count)
+        return Loss(total, count, metrics, state)
 
     def hinges(
         self, own: Float[Array, "batch"], distances: Float[Array, "images texts"], axis: int
@@ -114,6 +147,11 @@ class Triplet(Ranking):
         super().__post_init__()
         if self.negatives not in NEGATIVES:
             raise ValueError(f"negatives={self.negatives!r} is none of {', '.join(NEGATIVES)}.")
+
+    @property
+    def asked(self) -> str:
+        """The choice of negatives."""
+        return self.negatives
 
     def rank(
         self,
@@ -157,6 +195,11 @@ class Margin(Ranking):
     Models", the pairwise ranking loss of section 2.
     """
 
+    @property
+    def asked(self) -> str:
+        """The sum over all negatives."""
+        return "sum"
+
     def rank(
         self,
         own: Float[Array, "batch"],
@@ -186,4 +229,4 @@ def _distances(
 
 def _root(squares: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The square root, its slope bounded."""
-    return jnp.sqrt(jnp.maximum(squares, _SMALLEST_SQUARE))
+    return jnp.sqrt(jnp.maximum(squares, SMALLEST_SQUARE))

@@ -1,8 +1,9 @@
 """What all objectives over pairs of pictures and texts share: views, positives, accuracy.
 
-Every one of them compares each picture of the global batch with each text of it. The texts are
-gathered on every device, the pictures stay where they are: similarities are [batch, batch] with
-rows cut over the devices.
+Every one of them compares each picture of the global batch with each text of it, in one of two
+ways with the same outcome. Gathered, the texts are whole on each device, the pictures stay where
+they are, and similarities are [batch, batch] with rows cut over the devices. Over a ring, blocks
+of texts pass from device to device, and no device ever holds more than one.
 """
 
 import dataclasses
@@ -11,16 +12,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from mmjax.objectives.base import Coupled, Embeddings, Forward
-from mmjax.parallel.sharding import constrain
+from mmjax.objectives.double_float import MASKED, matmul
+from mmjax.parallel.ring import row_shards
+from mmjax.parallel.sharding import constrain, current_mesh
 from mmjax.typing import Array, Batch, Bool, Float, Int, View
 
 IMAGE = View("encode_image", ("image", "row"))
 TEXT = View("encode_text", ("token_ids", "text_mask", "row"))
 IDENTITIES = ("caption_id", "group")
+COMPARISONS = ("auto", "gather", "ring")
 
-MASKED = -1e30  # instead of -inf: rows in which all is masked keep finite gradients
+# 'auto' gathers as long as one device's logits, [local batch, global batch] in float32, take no
+# more: fewer hops. A gradient needs six to eight times that, a ring none of it.
+GATHER_BYTES = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +42,22 @@ class Pairs(Coupled):
       text: (method, words) of the second side.
       positives: further identity words of the batch, of 'caption_id' and 'group': rows in which
         one of them is equal are positives of each other too.
+      comparison: 'gather' brings all texts to each device, whose logits then grow with the number
+        of devices; 'ring' passes them round and needs memory of the local batch alone; 'auto'
+        gathers while the logits of a device stay under 4 MiB (`GATHER_BYTES`).
 
     Raises:
-      ValueError: a word that is no identity.
+      ValueError: a word that is no identity, a comparison that there is not.
     """
 
     image: tuple[str, Sequence[str]] = IMAGE
     text: tuple[str, Sequence[str]] = TEXT
     positives: Sequence[str] = ()
+    comparison: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.comparison not in COMPARISONS:
+            raise ValueError(f"comparison={self.comparison!r} is none of {', '.join(COMPARISONS)}.")
         for word in self.positives:
             if word not in IDENTITIES:
                 raise ValueError(
@@ -58,6 +71,23 @@ class Pairs(Coupled):
         words = (*self.image[1], *self.text[1], "valid", "sample_id", *self.positives)
         return tuple(dict.fromkeys(words))
 
+    def ring_mesh(self, embeddings: Embeddings) -> tuple[bool, Mesh | None]:
+        """(whether the texts go round in a ring, the mesh being traced for).
+
+        Raises:
+          ValueError: a ring was asked for, and the mesh does not divide the batch.
+        """
+        mesh, batch = current_mesh(), embeddings["valid"].shape[0]
+        shards = row_shards(mesh)
+        if self.comparison == "ring" and batch % shards:
+            raise ValueError(
+                f"comparison='ring': a batch of {batch} rows is no multiple of the {shards} parts "
+                f"into which the mesh cuts it. Take {batch // shards * shards or shards}."
+            )
+        large = batch // shards * batch * 4 > GATHER_BYTES
+        rings = shards > 1 and batch % shards == 0 and large
+        return self.comparison == "ring" or (self.comparison == "auto" and rings), mesh
+
     def embed(self, forward: Forward, batch: Batch) -> Embeddings:
         """'image' and 'text' at unit length, 'valid', and the identity words as they are."""
         words = ("valid", "sample_id", *self.positives)
@@ -66,6 +96,49 @@ class Pairs(Coupled):
             "text": forward.view(View(*self.text), batch).embedding,
             **{word: batch[word] for word in words},
         }
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sides:
+    """Who the rows of a batch are, the same for a row's picture and its text.
+
+    Attributes:
+      valid: [batch] bool, True where a row is real.
+      identities: [batch, words, 2] int32; rows with one of the words equal are positives.
+    """
+
+    valid: Any
+    identities: Any
+
+
+def lay_out_ring(
+    embeddings: Embeddings, words: Sequence[str]
+) -> tuple[tuple[Float[Array, "batch dim"], Float[Array, "batch dim"]], Sides]:
+    """((pictures, texts), who they are) of `Pairs.embed`, each row on its own device alone.
+
+    Args:
+      embeddings: what `Pairs.embed` returned.
+      words: identity words beside 'sample_id' that make positives.
+    """
+    valid = embeddings["valid"]
+    identities = jnp.stack([embeddings[word] for word in ("sample_id", *words)], axis=1)
+    vectors = tuple(
+        jnp.where(valid[:, None], embeddings[name].astype(jnp.float32), 0.0)
+        for name in ("image", "text")
+    )
+    return vectors, Sides(valid, identities)
+
+
+def relation(
+    rows: Sides, columns: Sides
+) -> tuple[Bool[Array, "rows columns"], Bool[Array, "rows columns"]]:
+    """(positive, negative): pairs of real rows that belong together, and the others."""
+    both = rows.valid[:, None] & columns.valid[None, :]
+    positive = jnp.zeros_like(both)
+    for word in range(rows.identities.shape[1]):
+        positive |= equal_identities(rows.identities[:, word], columns.identities[:, word])
+    return both & positive, both & ~positive
 
 
 @jax.tree_util.register_dataclass
@@ -108,7 +181,7 @@ def lay_out(embeddings: Embeddings, words: Sequence[str]) -> Compared:
     text = jnp.where(real, embeddings["text"].astype(jnp.float32), 0.0)
     positive = jnp.eye(valid.shape[0], dtype=bool)
     for word in ("sample_id", *words):
-        positive |= _equal(embeddings[word], constrain(embeddings[word], None, None))
+        positive |= equal_identities(embeddings[word], constrain(embeddings[word], None, None))
     both = real & constrain(valid, None)[None, :]
     positive = constrain(positive & both, "batch", None)
     return Compared(
@@ -124,13 +197,18 @@ def lay_out(embeddings: Embeddings, words: Sequence[str]) -> Compared:
 def similarities(
     image: Float[Array, "images dim"], text: Float[Array, "texts dim"]
 ) -> Float[Array, "images texts"]:
-    """Dot products in full float32.
+    """Dot products in full float32, whole rows of them on each device.
 
     A TPU multiplies float32 matrices in bfloat16 unless told otherwise, and a scale of 100 makes
     that an error of 0.2 in the logits.
     """
-    products = jnp.matmul(image, text.T, precision=jax.lax.Precision.HIGHEST)
-    return constrain(products, "batch", None)
+    return constrain(matmul(image, text.T), "batch", None)
+
+
+def counted_accuracies(hits: Sequence[Any], count: Any) -> dict[str, Any]:
+    """The same as `accuracies` from the numbers of hits that a ring has counted."""
+    names = "accuracy/image_to_text", "accuracy/text_to_image"
+    return {name: (found, count) for name, found in zip(names, hits)}
 
 
 def accuracies(scores: Float[Array, "images texts"], compared: Compared) -> dict[str, Any]:
@@ -147,7 +225,7 @@ def accuracies(scores: Float[Array, "images texts"], compared: Compared) -> dict
     return found
 
 
-def _equal(
+def equal_identities(
     rows: Int[Array, "images two"], columns: Int[Array, "texts two"]
 ) -> Bool[Array, "images texts"]:
     """Where 64-bit identities, held as two words, are equal."""

@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.objectives.base import Embeddings, Loss, Scalars
-from mmjax.objectives.pairs import Pairs, accuracies, lay_out, similarities
+from mmjax.objectives.pairs import (
+    Pairs,
+    accuracies,
+    counted_accuracies,
+    lay_out,
+    lay_out_ring,
+    similarities,
+)
+from mmjax.objectives.sigmoid_ring import sigmoid_ring
+from mmjax.parallel.ring import CHUNK_COLUMNS
 from mmjax.typing import PyTree
 
 
@@ -36,16 +45,19 @@ class Sigmoid(Pairs):
                 f"Sigmoid needs the model's 'bias'; its scalars are {', '.join(sorted(scalars))}. "
                 "Give the model a bias (SigLIP starts it at -10)."
             )
-        compared = lay_out(embeddings, self.positives)
-        scale = jnp.exp(scalars["log_scale"].astype(jnp.float32))
+        log_scale = scalars["log_scale"].astype(jnp.float32)
         bias = scalars["bias"].astype(jnp.float32)
+        scale, one = jnp.exp(log_scale), jnp.float32(1)
+        metrics = {"scale": (scale, one), "bias": (bias, one)}
+        rings, mesh = self.ring_mesh(embeddings)
+        if rings:
+            vectors, sides = lay_out_ring(embeddings, self.positives)
+            total, *hits = sigmoid_ring(vectors, (log_scale, bias), sides, mesh, CHUNK_COLUMNS)
+            count = jnp.sum(sides.valid, dtype=jnp.float32)
+            return Loss(total, count, {**metrics, **counted_accuracies(hits, count)}, state)
+        compared = lay_out(embeddings, self.positives)
         logits = scale * similarities(compared.image, compared.texts) + bias
         losses = -jax.nn.log_sigmoid(jnp.where(compared.positive, logits, -logits))
         total = jnp.sum(jnp.where(compared.positive | compared.negative, losses, 0.0))
-        one = jnp.float32(1)
-        metrics = {
-            "scale": (scale, one),
-            "bias": (bias, one),
-            **accuracies(logits, compared),
-        }
+        metrics |= accuracies(logits, compared)
         return Loss(total, compared.count, metrics, state)

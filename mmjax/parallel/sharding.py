@@ -62,6 +62,12 @@ def platform() -> str:
     return jax.default_backend() if current is None else current[0].devices.flat[0].platform
 
 
+def current_mesh() -> Mesh | None:
+    """The mesh being traced for, or None where none is set."""
+    current = _mesh.get()
+    return None if current is None else current[0]
+
+
 def batch_shards() -> int:
     """Over how many devices rows are cut, of the mesh being traced for; 1 without one."""
     current = _mesh.get()

@@ -1,4 +1,5 @@
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +39,41 @@ def make_embeddings():
     return make
 
 
+@pytest.fixture
+def make_hard_batch():
+    """What float32 is not enough for: 104 pairs, some rows not real, and who belongs together.
+
+    'aligned' texts lie near their pictures, so that a large scale leaves next to nothing to learn,
+    'half aligned' ones less so; 'grouped' rows have up to five positives.
+    """
+
+    def make(kind, batch=104, dim=24):
+        rng = np.random.default_rng(len(kind))
+        image, noise = rng.normal(size=(2, batch, dim))
+        text = image + (1.5 if "half" in kind else 0.3) * noise if "aligned" in kind else noise
+        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text)]
+        valid = np.ones(batch, bool)
+        valid[rng.permutation(batch)[: batch // 7]] = False
+        group = rng.integers(0, batch // 2, batch) if "grouped" in kind else np.arange(batch)
+        made = {
+            "image": unit[0].astype(np.float32),
+            "text": unit[1].astype(np.float32),
+            "valid": valid,
+            "sample_id": np.stack([np.arange(batch)] * 2, axis=1).astype(np.int32),
+            "group": np.stack([group, -group], axis=1).astype(np.int32),
+        }
+        both = valid[:, None] & valid[None]
+        positive = (group[:, None] == group[None]) & both
+        return {name: jnp.asarray(x) for name, x in made.items()}, positive, both & ~positive
+
+    return make
+
+
 @functools.cache
-def compile_once(objective, devices):
+def compile_once(objective, sizes):
     """value_and_grad of the objective's mean, compiled once for each shape in the whole session."""
-    mesh = make_mesh(devices=jax.devices()[:devices])
+    sizes = (sizes, 1, 1) if isinstance(sizes, int) else sizes
+    mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
 
     def mean(learned, scalars, given):
         with activations(mesh):
@@ -58,7 +90,7 @@ def compile_once(objective, devices):
 def score():
     """(mean loss, gradients of it by both embeddings and the scalars, the Loss), under jit.
 
-    With devices=8 the rows are cut over eight devices.
+    With devices=8 the rows are cut over eight devices; a tuple gives the mesh's sizes.
     """
 
     def run(objective, embeddings, scalars, devices=1):

@@ -8,8 +8,10 @@ import pytest
 from mmjax.objectives.base import Forward
 from mmjax.objectives.contrastive import Contrastive
 from mmjax.objectives.metric import Margin, Triplet
-from mmjax.objectives.pairs import lay_out
+from mmjax.objectives.pairs import GATHER_BYTES, lay_out
 from mmjax.objectives.sigmoid import Sigmoid
+from mmjax.parallel.mesh import make_mesh
+from mmjax.parallel.sharding import activations
 from mmjax.typing import Encoded, View
 
 ALL = [
@@ -266,3 +268,63 @@ def test_views_may_be_plain_tuples_and_name_other_words():
 def test_a_word_that_is_no_identity_is_refused():
     with pytest.raises(ValueError, match="'label' is none of caption_id, group"):
         Contrastive(positives=("label",))
+
+
+@pytest.mark.parametrize("objective", [Contrastive, Sigmoid, Margin])
+def test_a_ring_needs_the_same_memory_on_2_4_and_8_devices(objective, compiled):
+    ring = objective(comparison="ring")
+    temporaries = [
+        lowered(compiled, ring, devices, 32 * devices).memory_analysis().temp_size_in_bytes
+        for devices in (2, 4, 8)
+    ]
+    assert max(temporaries) <= 1.05 * min(temporaries)
+
+
+def test_a_gather_needs_more_memory_on_more_devices(compiled):
+    gather = Contrastive(comparison="gather")
+    few, many = (
+        lowered(compiled, gather, devices, 32 * devices).memory_analysis().temp_size_in_bytes
+        for devices in (2, 8)
+    )
+    assert many > 2 * few
+
+
+def test_a_ring_never_gathers_and_a_gather_never_passes_on(compiled):
+    for comparison, there, missing in (
+        ("ring", "collective-permute", "all-gather"),
+        ("gather", "all-gather", "collective-permute"),
+    ):
+        text = lowered(compiled, Sigmoid(comparison=comparison), 8, 64).as_text()
+        assert there in text
+        assert missing not in text
+
+
+def test_the_ring_is_taken_where_a_devices_logits_are_large():
+    mesh = make_mesh()
+    for batch, large in ((1024, False), (3072, True)):  # 8 devices: 0.5 MiB and 4.5 MiB
+        assert (batch // 8 * batch * 4 > GATHER_BYTES) == large
+        embeddings = {"valid": jax.ShapeDtypeStruct((batch,), bool)}
+        with activations(mesh):
+            assert Contrastive().ring_mesh(embeddings) == (large, mesh)
+            assert Contrastive(comparison="gather").ring_mesh(embeddings)[0] is False
+            assert Contrastive(comparison="ring").ring_mesh(embeddings)[0] is True
+        assert Contrastive().ring_mesh(embeddings) == (False, None)
+        with activations(make_mesh(1, 1, 8)):
+            assert Contrastive().ring_mesh(embeddings)[0] is False
+
+
+def test_what_cannot_go_round_is_refused():
+    with pytest.raises(ValueError, match="comparison='tree' is none of auto, gather, ring"):
+        Contrastive(comparison="tree")
+    embeddings = {"valid": jax.ShapeDtypeStruct((20,), bool)}
+    with activations(make_mesh()), pytest.raises(ValueError, match=r"of the 8 parts.*Take 16"):
+        Sigmoid(comparison="ring").ring_mesh(embeddings)
+
+
+def lowered(compiled, objective, devices, batch, dim=16):
+    """Loss and gradient of a batch of that size, compiled."""
+    shape = jax.ShapeDtypeStruct
+    vectors = {name: shape((batch, dim), jnp.float32) for name in ("image", "text")}
+    scalars = {name: shape((), jnp.float32) for name in ("log_scale", "bias")}
+    who = {"valid": shape((batch,), bool), "sample_id": shape((batch, 2), jnp.int32)}
+    return compiled(objective, devices).lower(vectors, scalars, who).compile()

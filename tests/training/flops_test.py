@@ -6,6 +6,11 @@ import pytest
 from jax.experimental import pallas as pl
 from jax.sharding import AxisType, PartitionSpec
 
+from mmjax.objectives.contrastive import Contrastive
+from mmjax.objectives.metric import Margin
+from mmjax.objectives.sigmoid import Sigmoid
+from mmjax.parallel.mesh import make_mesh
+from mmjax.parallel.sharding import activations
 from mmjax.training.flops import count_flops, peak_flops, step_flops, utilisation
 
 
@@ -101,6 +106,32 @@ def test_work_cut_over_devices_counts_over_all_of_them():
         out_specs=PartitionSpec("data"),
     )
     assert step_flops(cut, shape(16, 5), shape(5, 7)) == 2 * 16 * 5 * 7
+
+
+@pytest.mark.parametrize(
+    ("objective", "forward", "gradient"), [(Contrastive, 3, 8), (Sigmoid, 3, 5), (Margin, 1, 4)]
+)
+def test_a_ring_counts_all_its_hops_and_chunks_on_all_devices(objective, forward, gradient):
+    # In products of all pairs. Similarities in double-float take three; the backward ring of the
+    # softmax makes them again, that of the sigmoid is none; each gradient takes two more.
+    batch, dim = 4096, 24  # local parts of 512 in two chunks
+    words = {name: shape(batch, dim) for name in ("image", "text")}
+    scalars = {name: shape() for name in ("log_scale", "bias")}
+    who = {
+        "valid": jax.ShapeDtypeStruct((batch,), bool),
+        "sample_id": jax.ShapeDtypeStruct((batch, 2), jnp.int32),
+    }
+    once = 2 * batch * batch * dim
+
+    def loss(comparison, words, scalars, who):
+        with activations(make_mesh()):
+            ready = objective(comparison=comparison)
+            return ready.compare({**words, **who}, scalars, ()).total
+
+    for comparison, plain, both in (("ring", forward, gradient), ("gather", 1, 3)):
+        function = functools.partial(loss, comparison)
+        assert step_flops(function, words, scalars, who) == plain * once
+        assert step_flops(jax.grad(function), words, scalars, who) == both * once
 
 
 def test_a_pallas_kernel_counts_each_cell_of_its_grid():
