@@ -11,7 +11,8 @@ import optax
 
 from mmjax import preprocess
 from mmjax.objectives.base import Forward, Objective
-from mmjax.training.optimizer import AdamW, ema_decay, ema_update, merge, position
+from mmjax.training.ema import ema_decay, ema_update
+from mmjax.training.optimizers.base import Optimizer, merge, position
 from mmjax.training.state import State, add_samples, new_counters
 from mmjax.typing import Batch, PyTree
 
@@ -50,7 +51,7 @@ class Recipe:
 
     model: Any
     goals: Mapping[str, Goal]
-    optimizer: AdamW
+    optimizer: Optimizer
     contract: preprocess.Contract
     seed: int
     ema: float = 0.0

@@ -8,7 +8,7 @@ import pytest
 from mmjax.config import load, override
 from mmjax.run.assembly import assemble, open_tokenizer, with_tokenizer
 from mmjax.run.training import stream_makers
-from mmjax.training.optimizer import AdamW
+from mmjax.training.optimizers.adamw import AdamW
 
 STEPS = ("--config.steps=40",)
 
