@@ -80,6 +80,7 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = ()) -> Parts:
         contract=made["preprocess"],
         seed=made["seed"],
         ema=made["ema"],
+        params_dtype=made["params_dtype"],
     )
     parts = Parts(recipe, streams, made.get("eval_data"), made)
     for dataset in _everything(parts):

@@ -16,6 +16,7 @@ from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize
 from mmjax.preprocess import Contract
 from mmjax.training.loop import Rhythm
+from mmjax.training.precision import PARAMS_DTYPES
 
 
 def base_config(
@@ -45,6 +46,7 @@ def base_config(
     config.best_metric = ""  # e.g. 'retrieval/text_to_image/R@1'; '' keeps the last ones alone
     config.best_is_lowest = False  # True where the best is the lowest, as of a loss
     config.ema = 0.0
+    config.params_dtype = "float32"  # 'bfloat16': kernels within the step, beside a float32 master
     config.init_from = ""  # a workdir or checkpoint of ours
     config.init_rules = (("(.*)", r"\1"),)  # ordered (pattern of its paths, our path or '')
     config.init_fresh = ()  # patterns of our arrays that init_from leaves as they are
@@ -108,6 +110,10 @@ def check_keys(config: ConfigDict) -> None:
         raise ConfigError(
             f"best_metric={config.best_metric!r} is measured when a state is saved: save_steps="
             f"{config.save_steps} has to be a multiple of eval_steps={config.eval_steps}."
+        )
+    if config.params_dtype not in PARAMS_DTYPES:
+        raise ConfigError(
+            f"params_dtype={config.params_dtype!r} is none of {', '.join(PARAMS_DTYPES)}."
         )
     if not 0 <= config.ema < 1:
         raise ConfigError(f"ema={config.ema}: a decay is at least 0 and below 1 (0 keeps none).")

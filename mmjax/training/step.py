@@ -13,6 +13,7 @@ from mmjax import preprocess
 from mmjax.objectives.base import Forward, Objective
 from mmjax.training.ema import ema_decay, ema_update
 from mmjax.training.optimizers.base import Optimizer, merge, position
+from mmjax.training.precision import in_forward
 from mmjax.training.state import State, add_samples, new_counters
 from mmjax.typing import Batch, PyTree
 
@@ -47,6 +48,8 @@ class Recipe:
       contract: preprocessing of the pictures.
       seed: of everything random.
       ema: decay of the moving average of the parameters; 0 keeps none.
+      params_dtype: type of the parameters within the step, see `in_forward`; the state's own
+        are float32.
     """
 
     model: Any
@@ -55,6 +58,7 @@ class Recipe:
     contract: preprocess.Contract
     seed: int
     ema: float = 0.0
+    params_dtype: str = "float32"
 
 
 def apply_model(model: Any) -> Callable[..., tuple[Any, PyTree]]:
@@ -157,6 +161,7 @@ def train_step(
 
     def total_loss(trainable: PyTree) -> tuple[Any, Any]:
         params = merge(trainable, jax.lax.stop_gradient(frozen))
+        params = in_forward(params, recipe.params_dtype)
         losses, statistics = score(
             recipe, params, state.batch_stats, state.objectives, ready, key, train=True
         )
