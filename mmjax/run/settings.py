@@ -17,6 +17,7 @@ from mmjax.data.transforms.text import Tokenize
 from mmjax.preprocess import Contract
 from mmjax.training.loop import Rhythm
 from mmjax.training.precision import PARAMS_DTYPES
+from mmjax.training.weights_and_biases import check_installed
 
 
 def base_config(
@@ -64,6 +65,7 @@ def base_config(
     )
     config.compilation_cache = True
     config.tensorboard = True
+    config.wandb_project = ""  # of Weights & Biases, e.g. 'towers'; '' sends nothing
     config.reading = spec(Reading)
     config.rhythm = spec(
         Rhythm,
@@ -101,6 +103,11 @@ def check_keys(config: ConfigDict) -> None:
             f"tokenizer.vocab_size={config.tokenizer.vocab_size}: a tokenizer that is trained here "
             f"has at least {SMALLEST_VOCABULARY} tokens (256 bytes and the special ones)."
         )
+    if config.wandb_project:
+        try:
+            check_installed(config.wandb_project)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     if config.keep_last < 2:
         raise ConfigError(
             f"keep_last={config.keep_last}: at least 2, so that a damaged checkpoint has one to "
