@@ -39,6 +39,7 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "wandb": ["wandb"],
         "peers": ["torch", "open_clip_torch"],  # what step.py and quality.py compare with
         "test": [
             "pytest>=8",

@@ -21,7 +21,7 @@ from mmjax.models.encoders.text_transformer import TextTransformer
 from mmjax.models.encoders.vit import ViT
 from mmjax.objectives.contrastive import Contrastive
 from mmjax.preprocess import CLIP_MEAN, CLIP_STD, Contract
-from mmjax.training.optimizer import AdamW
+from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.step import Goal, Recipe
 
 

@@ -26,7 +26,7 @@ from mmjax.models.encoders.vit import ViT
 from mmjax.objectives.contrastive import Contrastive
 from mmjax.preprocess import Contract
 from mmjax.run.settings import base_config
-from mmjax.training.optimizer import AdamW
+from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.schedules import cosine
 from mmjax.training.step import Goal
 

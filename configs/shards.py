@@ -19,7 +19,7 @@ from mmjax.models.encoders.text_transformer import TextTransformer
 from mmjax.models.encoders.vit import ViT
 from mmjax.objectives.contrastive import Contrastive
 from mmjax.run.settings import base_config, image_text_data
-from mmjax.training.optimizer import AdamW
+from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.schedules import cosine
 from mmjax.training.step import Goal
 

@@ -7,7 +7,7 @@ Command:    python train.py --config=configs/siglip_so400m.py --workdir=... \
 Devices:    a pod slice of 256 chips; whole parameters on each device. Not run on TPUs by us.
 Expect:     83.2 % ImageNet zero-shot after 40 billion samples of WebLI (published: big_vision,
             configs/proj/image_text/README_siglip.md); not measured here.
-Differs:    AdamW for Adafactor, and captions are tokenised by a vocabulary of your own.
+Differs:    captions are tokenised by a vocabulary of your own.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ from mmjax.models.encoders.text_transformer import TextTransformer
 from mmjax.models.encoders.vit import ViT
 from mmjax.objectives.sigmoid import Sigmoid
 from mmjax.run.settings import base_config, image_text_data, smoke_sizes
-from mmjax.training.optimizer import AdamW
+from mmjax.training.optimizers.adafactor import Adafactor
 from mmjax.training.schedules import cosine
 from mmjax.training.step import Goal
 
@@ -57,9 +57,9 @@ def get_config(variant: str = "") -> ConfigDict:
     image_text_data(config, made_up=smoke, scale=(0.9, 1.0), cleaning="canonicalize", bos=False)
     steps = config.get_ref("steps")
     config.optimizer = spec(
-        AdamW,
+        Adafactor,
         schedule=spec(cosine, peak=1e-3, steps=steps, warmup_steps=steps // 50),
-        b2=0.95,
+        b2_cap=0.95,
         weight_decay=0.1,  # decoupled: 1e-4 at the peak rate
     )
     config.goals.sigmoid = spec(Goal, objective=spec(Sigmoid))

@@ -24,7 +24,7 @@ from mmjax.models.dual.two_tower import unit_length
 from mmjax.objectives.contrastive import Contrastive
 from mmjax.preprocess import Contract
 from mmjax.run.settings import base_config
-from mmjax.training.optimizer import AdamW
+from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.schedules import cosine
 from mmjax.training.step import Goal
 from mmjax.typing import Encoded

@@ -7,7 +7,7 @@ None) for the array's trailing dimensions, so a rule is the same for one layer a
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -121,3 +121,22 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = WHOLE) -> Any:
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return map_with_path(place, tree)
+
+
+def on_each_device(function: Callable[..., Any], words: tuple[str | None, ...]) -> Any:
+    """`function` run by each device on its own part; for kernels that XLA cannot divide.
+
+    Args:
+      function: takes arrays and returns one; all lie as `words` say.
+      words: as in `constrain`; the function must work on a part of those dimensions as on the
+        whole.
+
+    Returns:
+      The function of whole arrays; without a mesh, `function` itself.
+    """
+    current = _mesh.get()
+    if current is None:
+        return function
+    mesh, axes = current
+    spec = PartitionSpec(*(axes.get(word) if word else None for word in words))
+    return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)

@@ -89,6 +89,7 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
         seed=made["seed"],
         ema=made["ema"],
         micro_batches=made["micro_batches"],
+        params_dtype=made["params_dtype"],
     )
     parts = Parts(recipe, streams, made.get("eval_data"), made)
     for dataset in _everything(parts):

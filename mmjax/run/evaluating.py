@@ -23,7 +23,7 @@ from mmjax.parallel import hosts
 from mmjax.parallel.sharding import activations, batch_sharding, replicated
 from mmjax.run.assembly import Parts, check_contract, find_tokenize
 from mmjax.run.feeding import late_is_failure, open_feed
-from mmjax.training.optimizer import merge
+from mmjax.training.optimizers.base import merge
 from mmjax.training.state import State
 from mmjax.training.step import apply_model, score
 from mmjax.typing import Batch, Encoded, PyTree, View

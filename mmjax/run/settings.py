@@ -16,6 +16,8 @@ from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize
 from mmjax.preprocess import Contract
 from mmjax.training.loop import Rhythm
+from mmjax.training.precision import PARAMS_DTYPES
+from mmjax.training.weights_and_biases import check_installed
 
 
 def base_config(
@@ -46,6 +48,7 @@ def base_config(
     config.best_metric = ""  # e.g. 'retrieval/text_to_image/R@1'; '' keeps the last ones alone
     config.best_is_lowest = False  # True where the best is the lowest, as of a loss
     config.ema = 0.0
+    config.params_dtype = "float32"  # 'bfloat16': kernels within the step, beside a float32 master
     config.init_from = ""  # a workdir or checkpoint of ours
     config.init_rules = (("(.*)", r"\1"),)  # ordered (pattern of its paths, our path or '')
     config.init_fresh = ()  # patterns of our arrays that init_from leaves as they are
@@ -63,6 +66,7 @@ def base_config(
     )
     config.compilation_cache = True
     config.tensorboard = True
+    config.wandb_project = ""  # of Weights & Biases, e.g. 'towers'; '' sends nothing
     config.reading = spec(Reading)
     config.rhythm = spec(
         Rhythm,
@@ -100,6 +104,11 @@ def check_keys(config: ConfigDict) -> None:
             f"tokenizer.vocab_size={config.tokenizer.vocab_size}: a tokenizer that is trained here "
             f"has at least {SMALLEST_VOCABULARY} tokens (256 bytes and the special ones)."
         )
+    if config.wandb_project:
+        try:
+            check_installed(config.wandb_project)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     if config.keep_last < 2:
         raise ConfigError(
             f"keep_last={config.keep_last}: at least 2, so that a damaged checkpoint has one to "
@@ -116,6 +125,10 @@ def check_keys(config: ConfigDict) -> None:
         raise ConfigError(
             f"best_metric={config.best_metric!r} is measured when a state is saved: save_steps="
             f"{config.save_steps} has to be a multiple of eval_steps={config.eval_steps}."
+        )
+    if config.params_dtype not in PARAMS_DTYPES:
+        raise ConfigError(
+            f"params_dtype={config.params_dtype!r} is none of {', '.join(PARAMS_DTYPES)}."
         )
     if not 0 <= config.ema < 1:
         raise ConfigError(f"ema={config.ema}: a decay is at least 0 and below 1 (0 keeps none).")

@@ -25,7 +25,7 @@ from mmjax.objectives.base import check_needs
 from mmjax.parallel import compilation, cpu, hosts
 from mmjax.parallel.mesh import check_batch, make_mesh
 from mmjax.parallel.sharding import batch_sharding
-from mmjax.run import environment
+from mmjax.run import environment, tracking
 from mmjax.run.assembly import (
     Parts,
     assemble,
@@ -262,6 +262,8 @@ def _train(
             }
         ),
     }
+    online, more = tracking.begin(config, folder, checkpoints.restore_files(start) if start else {})
+    files |= more
     tokenizer = folder / "tokenizer.json"
     if tokenizer.exists():
         files["tokenizer.json"] = tokenizer.read_text(encoding="utf-8")
@@ -274,7 +276,7 @@ def _train(
     feed = open_feed(
         makers, start - offset, config.steps - offset, settings["reading"], batch_sharding(mesh)
     )
-    log = MetricLog(folder, start, config.tensorboard)
+    log = MetricLog(folder, start, config.tensorboard, online=online)
     progress = Progress(config.steps, pace)
     hooks = RunHooks(
         folder=folder,

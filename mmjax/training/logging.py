@@ -35,6 +35,7 @@ class MetricLog:
         from TensorBoard. None keeps all lines.
       tensorboard: write event files to `workdir`/tensorboard too.
       active: whether this process writes; by default process 0 alone does.
+      online: takes what TensorBoard takes, such as a `WeightsAndBiases`; closed with the log.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class MetricLog:
         resumed_step: int | None = None,
         tensorboard: bool = True,
         active: bool | None = None,
+        online: Any = None,
     ):
         self.failed_writes = 0
         self._active = hosts.is_main() if active is None else active
         self._file: int | None = None
         self._board: _Board | None = None
+        self._online = online
         self._torn = False
         if not self._active:
             return
@@ -89,6 +92,11 @@ class MetricLog:
                 self._board.write(int(step), plain)
             except OSError as error:
                 self._failed("tensorboard", error)
+        if self._online is not None and kind != "event":
+            try:
+                self._online.write(int(step), plain)
+            except Exception as error:  # a service that fails ends no training
+                self._failed("online", error)
 
     def close(self) -> None:
         """Puts everything on the disk; further writes go nowhere."""
@@ -100,6 +108,12 @@ class MetricLog:
             except OSError as error:
                 self._failed("tensorboard", error)
         self._file, self._board, self._active = None, None, False
+        if self._online is not None:
+            try:
+                self._online.close()
+            except Exception as error:
+                self._failed("online", error)
+        self._online = None
 
     def __enter__(self) -> "MetricLog":
         return self
@@ -116,7 +130,7 @@ class MetricLog:
             raise OSError(f"only {written} of {len(data)} bytes were written")
         self._torn = False
 
-    def _failed(self, where: str, error: OSError) -> None:
+    def _failed(self, where: str, error: Exception) -> None:
         self.failed_writes += 1
         if self.failed_writes == 1:
             logging.getLogger("mmjax").error(

@@ -10,7 +10,7 @@ are rules like
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,21 @@ def decide(
         if not hit and pattern != ".*" and not pattern.startswith("(?#optional)"):
             raise ValueError(f"{what}: rule {pattern!r} decides nothing. Correct it or drop it.")
     return chosen
+
+
+def whole(rules: Sequence[tuple[str, Any]], names: Iterable[str], what: str) -> dict[str, Any]:
+    """{path: value} by ordered rules that decide for whole arrays alone.
+
+    Raises:
+      ValueError: a rule that addresses layers, a path that no rule matches, or a rule that never
+        decides anything.
+    """
+    for pattern, _ in rules:
+        if names_layers(pattern):
+            raise ValueError(
+                f"{what}: {pattern!r} addresses layers; these rules take whole arrays."
+            )
+    return paths.choose(rules, names, what)
 
 
 def _decide_one(

@@ -13,7 +13,9 @@ import optax
 from mmjax import preprocess
 from mmjax.objectives.base import Forward, Objective
 from mmjax.training.accumulation import Part, accumulated_gradients
-from mmjax.training.optimizer import AdamW, ema_decay, ema_update, merge, position
+from mmjax.training.ema import ema_decay, ema_update
+from mmjax.training.optimizers.base import Optimizer, merge, position
+from mmjax.training.precision import in_forward
 from mmjax.training.state import State, add_samples, new_counters
 from mmjax.typing import Batch, PyTree
 
@@ -50,15 +52,18 @@ class Recipe:
       ema: decay of the moving average of the parameters; 0 keeps none.
       micro_batches: parts that a batch is taken in, for less memory; the gradient is that of the
         undivided batch.
+      params_dtype: type of the parameters within the step, see `in_forward`; the state's own
+        are float32.
     """
 
     model: Any
     goals: Mapping[str, Goal]
-    optimizer: AdamW
+    optimizer: Optimizer
     contract: preprocess.Contract
     seed: int
     ema: float = 0.0
     micro_batches: int = 1
+    params_dtype: str = "float32"
 
 
 def apply_model(model: Any) -> Callable[..., tuple[Any, PyTree]]:
@@ -152,7 +157,8 @@ def loss_and_grads(
     prepare = functools.partial(preprocess.preprocess, contract=recipe.contract)
 
     def whole(trainable: PyTree) -> PyTree:
-        return merge(trainable, jax.lax.stop_gradient(frozen))
+        params = merge(trainable, jax.lax.stop_gradient(frozen))
+        return in_forward(params, recipe.params_dtype)
 
     if recipe.micro_batches > 1:
 

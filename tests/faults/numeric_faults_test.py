@@ -16,7 +16,7 @@ from mmjax.models.dual.features import FeatureTowers
 from mmjax.objectives.contrastive import Contrastive
 from mmjax.preprocess import Contract
 from mmjax.run.settings import base_config
-from mmjax.training.optimizer import AdamW
+from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.schedules import constant
 from mmjax.training.step import Goal
 

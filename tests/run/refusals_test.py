@@ -102,3 +102,8 @@ def test_an_evaluation_goes_on_where_the_report_cannot_be_written(tmp_path, caps
     numbers = train(changed("features"), str(folder), Options())
     assert "retrieval/text_to_image/R@1" in numbers
     assert "could not be written" in capsys.readouterr().out
+
+
+def test_a_type_that_parameters_cannot_have_is_refused():
+    with pytest.raises(ConfigError, match="params_dtype='float16' is none of float32, bfloat16"):
+        assemble(changed("features", params_dtype="float16"))

@@ -9,7 +9,7 @@ from mmjax.config import override
 from mmjax.run.assembly import assemble, open_tokenizer, with_tokenizer
 from mmjax.run.config_file import load
 from mmjax.run.training import stream_makers
-from mmjax.training.optimizer import AdamW
+from mmjax.training.optimizers.adamw import AdamW
 
 STEPS = ("--config.steps=40",)
 

@@ -17,6 +17,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mmjax.training import manifest, orbax_arrays
 from mmjax.training.checkpoint import Checkpoints, Saved, SaveFailed, restore_params
+from mmjax.training.optimizers.adafactor import Adafactor
+from mmjax.training.optimizers.lamb import LAMB
+from mmjax.training.optimizers.muon import Muon
+from mmjax.training.schedules import constant
 
 
 @jax.tree_util.register_dataclass
@@ -105,6 +109,19 @@ def test_another_number_of_devices_restores_the_same(
     kernel = found.params["image"]["kernel"]
     assert kernel.sharding == wanted.params["image"]["kernel"].sharding
     assert len(kernel.sharding.device_set) == reads
+
+
+@pytest.mark.parametrize("kind", [Adafactor, LAMB, Muon])
+def test_the_state_of_an_optimizer_comes_back(tmp_path: pathlib.Path, kind: Any) -> None:
+    params = {"blocks": {"kernel": jnp.ones((2, 40, 36)), "bias": jnp.ones((2, 36))}}
+    optimizer = kind(constant(0.1), mu_dtype="bfloat16")
+    transform = optimizer.transform(params)
+    _, state = jax.jit(transform.update)(params, transform.init(params), params)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    assert same(checkpoints.restore(1, like(state)), state)
+    assert "bfloat16" in {leaf.dtype.name for leaf in jax.tree.leaves(state)}
 
 
 def test_steps_that_donate_the_state_do_not_reach_the_save(tmp_path: pathlib.Path) -> None:

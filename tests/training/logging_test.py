@@ -189,3 +189,40 @@ def test_what_is_no_line_is_refused(tmp_path):
 def test_importing_the_log_does_not_import_tensorboardx():
     program = "import sys, mmjax.training.logging; sys.exit('tensorboardX' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+class Service:
+    """Takes numbers, or fails."""
+
+    def __init__(self, fails=False):
+        self.fails, self.taken, self.closed = fails, [], False
+
+    def write(self, step, values):
+        if self.fails:
+            raise ConnectionError("gone")
+        self.taken.append((step, dict(values)))
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_service_gets_the_numbers_of_process_0_but_no_events(tmp_path):
+    service, other = Service(), Service()
+    with MetricLog(tmp_path, online=service) as log:
+        log.write(1, "train", {"loss": jnp.asarray(1.5)})
+        log.write(1, "event", {"event": "saved"})
+    assert service.taken == [(1, {"loss": 1.5})]
+    assert service.closed
+    with MetricLog(tmp_path / "other", active=False, online=other) as log:
+        log.write(1, "train", {"loss": 1.5})
+    assert other.taken == []
+
+
+def test_a_service_that_fails_ends_no_training_and_is_reported_once(tmp_path, caplog):
+    with MetricLog(tmp_path, online=Service(fails=True)) as log:
+        log.write(1, "train", {"loss": 1.5})
+        log.write(2, "train", {"loss": 1.4})
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    assert log.failed_writes == 2
+    assert len(caplog.records) == 1
+    assert "writing metrics to online failed (gone)" in caplog.text

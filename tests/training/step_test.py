@@ -21,7 +21,7 @@ from mmjax.objectives.sigmoid import Sigmoid
 from mmjax.parallel.mesh import make_mesh
 from mmjax.preprocess import Contract
 from mmjax.training.compiled import Compiled
-from mmjax.training.optimizer import AdamW
+from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.schedules import constant
 from mmjax.training.state import samples_seen
 from mmjax.training.step import Goal, Recipe

@@ -38,6 +38,7 @@ class TextTransformer(nn.Module):
         by it (TPU, GPU), float32 on a CPU. Parameters are float32.
       scan: see `run_blocks`.
       remat: see `run_blocks`.
+      attention: see `run_blocks`; pooling uses XLA's always.
 
     Source: Radford et al. 2021 (CLIP), section 2.4; Zhai et al. 2023 (SigLIP), section 4.
     """
@@ -56,7 +57,8 @@ class TextTransformer(nn.Module):
     norm_epsilon: float = 1e-6
     dtype: str = "float32"
     scan: bool = True
-    remat: str = "dots"
+    remat: str = "dots_no_batch"
+    attention: str = "auto"
 
     @nn.compact
     def __call__(
@@ -90,7 +92,7 @@ class TextTransformer(nn.Module):
         x = jnp.take(words, token_ids, axis=0).astype(dtype) + places[:length].astype(dtype)
         x = run_blocks(
             constrain(x, "batch", None, None),
-            self._visible(text_mask),
+            text_mask[:, None] if self.mask_padding else None,  # [b, n] -> [b, 1, n]
             depth=self.depth,
             num_heads=self.num_heads,
             mlp_dim=self.mlp_dim,
@@ -99,6 +101,8 @@ class TextTransformer(nn.Module):
             dtype=self.dtype,
             scan=self.scan,
             remat=self.remat,
+            causal=self.causal,
+            attention=self.attention,
         )
         x = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="norm")(x)
         return TowerOutput(x, text_mask, self._pool(x, token_ids, text_mask))
@@ -120,17 +124,6 @@ class TextTransformer(nn.Module):
                 f"texts are {length} tokens long, the model's length is {self.length}; give both "
                 "the same."
             )
-
-    def _visible(
-        self, text_mask: Bool[Array, "batch length"]
-    ) -> Bool[Array, "#batch #length length"] | None:
-        """True where a token (second axis) may look at another (third axis)."""
-        length = text_mask.shape[1]
-        causal = jnp.tril(jnp.ones((1, length, length), bool)) if self.causal else None
-        if not self.mask_padding:
-            return causal
-        real = text_mask[:, None, :]  # [batch, length] -> [batch, 1, length]
-        return real if causal is None else causal & real
 
     def _pool(
         self,

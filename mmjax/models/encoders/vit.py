@@ -41,6 +41,7 @@ class ViT(nn.Module):
         by it (TPU, GPU), float32 on a CPU. Parameters are float32.
       scan: see `run_blocks`.
       remat: see `run_blocks`.
+      attention: see `run_blocks`; pooling uses XLA's always.
 
     Source: Dosovitskiy et al. 2020, section 3.1.
     """
@@ -60,7 +61,8 @@ class ViT(nn.Module):
     norm_epsilon: float = 1e-6
     dtype: str = "float32"
     scan: bool = True
-    remat: str = "dots"
+    remat: str = "dots_no_batch"
+    attention: str = "auto"
 
     @nn.compact
     def __call__(
@@ -103,6 +105,7 @@ class ViT(nn.Module):
             dtype=self.dtype,
             scan=self.scan,
             remat=self.remat,
+            attention=self.attention,
         )
         x = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="norm")(x)
         return TowerOutput(x, None, self._pool(x))

@@ -1,38 +1,16 @@
 """Multi-head attention of one sequence over another (or over itself)."""
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
+import functools
+from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
+
+from mmjax.models.layers.attend import attend, choose
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.dense import product
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float
-
-
-def attend(
-    query: Float[Array, "batch queries heads head_dim"],
-    key: Float[Array, "batch keys heads head_dim"],
-    value: Float[Array, "batch keys heads head_dim"],
-    mask: Bool[Array, "#batch #queries keys"] | None = None,
-) -> Float[Array, "batch queries heads head_dim"]:
-    """softmax(q·k / √head_dim) · v, with the softmax in float32 whatever the inputs are.
-
-    Args:
-      query: what each position looks for.
-      key: what each position offers to be found by.
-      value: what each position hands over.
-      mask: True where a query may look at a key. A row without a single True looks at all keys
-        alike, so that rows of padding stay finite.
-
-    Source: Vaswani et al. 2017, equation 1.
-    """
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-    scores = scores * query.shape[-1] ** -0.5
-    if mask is not None:
-        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
 
 
 class Attention(nn.Module):
@@ -42,6 +20,10 @@ class Attention(nn.Module):
       num_heads: must divide the width of the queries.
       init_scale: factor on the initial standard deviation of the output projection.
       dtype: type to compute in, see `compute_type`; the softmax is float32 always.
+      causal: whether a query sees only keys up to its own position.
+      implementation: 'auto', 'xla', 'cudnn' or 'splash', see `mmjax.models.layers.attend.choose`.
+      recompute: makes a function forget what it stores for the backward pass (`jax.checkpoint`),
+        for implementations that store the scores; None stores them.
 
     Source: Vaswani et al. 2017, section 3.2.2; initial values as in OpenAI CLIP, clip/model.py
     `initialize_parameters`.
@@ -50,6 +32,9 @@ class Attention(nn.Module):
     num_heads: int
     init_scale: float = 1.0
     dtype: str = "float32"
+    causal: bool = False
+    implementation: str = "xla"
+    recompute: Callable[..., Any] | None = None
 
     @nn.compact
     def __call__(
@@ -72,7 +57,13 @@ class Attention(nn.Module):
             return constrain(x, "batch", None, "heads", None)
 
         query, key, value = heads(queries, "query"), heads(keys, "key"), heads(keys, "value")
-        x = attend(query, key, value, mask)
+        chosen = choose(self.implementation, query, key, mask, self.causal)
+        if self.is_initializing():  # on one row, which a mesh cannot divide
+            chosen = "xla"
+        run = functools.partial(attend, causal=self.causal, implementation=chosen)
+        if self.recompute is not None and chosen == "xla":
+            run = self.recompute(run)
+        x = run(query, key, value, mask)
         x = x.reshape(*x.shape[:2], dim)  # [b, n, h, dim/h] -> [b, n, dim]
         init = nn.initializers.normal(self.init_scale * dim**-0.5)
         return nn.Dense(dim, kernel_init=init, name="output", **how)(x)

@@ -1,15 +1,16 @@
 """A stack of pre-norm Transformer blocks: one parameter tree however it is run."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
-import jax
 
 from mmjax.models.layers.attention import Attention
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.mlp import Mlp
+from mmjax.models.layers.remat import recomputing
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float
-
-REMAT = ("none", "full", "dots")
 
 
 class Block(nn.Module):
@@ -22,6 +23,9 @@ class Block(nn.Module):
       norm_epsilon: added to the variance in layer norms.
       init_scale: see `Attention` and `Mlp`.
       dtype: type to compute in, see `compute_type`.
+      causal: see `Attention`.
+      attention: implementation, see `Attention`.
+      recompute: see `Attention`.
 
     Source: Vaswani et al. 2017, section 3; pre-norm order as in Radford et al. 2019, section 2.3.
     """
@@ -32,6 +36,9 @@ class Block(nn.Module):
     norm_epsilon: float
     init_scale: float
     dtype: str
+    causal: bool = False
+    attention: str = "xla"
+    recompute: Callable[..., Any] | None = None
 
     @nn.compact
     def __call__(
@@ -41,7 +48,15 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "batch length dim"], None]:
         dtype = compute_type(self.dtype)
         y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="attention_norm")(x)
-        attention = Attention(self.num_heads, self.init_scale, self.dtype, name="attention")
+        attention = Attention(
+            self.num_heads,
+            self.init_scale,
+            self.dtype,
+            self.causal,
+            self.attention,
+            self.recompute,
+            name="attention",
+        )
         x = constrain(x + attention(y, y, mask), "batch", None, None)
         y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="mlp_norm")(x)
         mlp = Mlp(self.mlp_dim, self.activation, self.init_scale, self.dtype, name="mlp")
@@ -60,6 +75,8 @@ def run_blocks(
     dtype: str,
     scan: bool,
     remat: str,
+    causal: bool = False,
+    attention: str = "xla",
 ) -> Float[Array, "batch length dim"]:
     """Runs `depth` blocks, stacked under 'blocks' of the module whose `__call__` this stands in.
 
@@ -76,25 +93,15 @@ def run_blocks(
       dtype: type to compute in, see `compute_type`.
       scan: True compiles one block and loops over it; False writes all blocks out, which compiles
         longer.
-      remat: 'none', 'dots' or 'full': how much of the forward pass is made again in the backward
-        pass to save memory. 'dots' keeps the matrix products with weights, so little is made twice;
-        with `scan` a small step on CPU took a quarter less time than with 'none'.
+      remat: how much of the forward pass is made again in the backward pass to save memory, see
+        `mmjax.models.layers.remat.recomputing`.
+      causal: whether a token sees only what stands before it, beside the mask.
+      attention: 'auto', 'xla', 'cudnn' or 'splash', see `mmjax.models.layers.attend.choose`.
 
     Raises:
-      ValueError: another `remat`.
+      ValueError: another `remat` or `attention`, or one that cannot run here.
     """
-    if remat not in REMAT:
-        raise ValueError(f"remat={remat!r} is none of {', '.join(REMAT)}.")
-    block = Block
-    if remat != "none":
-        policies = jax.checkpoint_policies
-        dots = policies.dots_with_no_batch_dims_saveable
-        block = nn.remat(
-            Block,
-            # The barrier against merging costs time, and within a loop nothing can be merged.
-            prevent_cse=not scan,
-            policy=dots if remat == "dots" else policies.nothing_saveable,
-        )
+    block, recompute = recomputing(Block, remat, scan)
     blocks = nn.scan(
         block,
         variable_axes={"params": 0, "intermediates": 0},
@@ -105,4 +112,5 @@ def run_blocks(
     )
     init_scale = (2 * depth) ** -0.5  # two additions a block: the sum keeps its variance
     fields = (num_heads, mlp_dim, activation, norm_epsilon, init_scale, dtype)
+    fields += (causal, attention, recompute)
     return blocks(*fields, name="blocks")(x, mask)[0]

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.models.layers.transformer import REMAT, Block, run_blocks
+from mmjax.models.layers.remat import REMAT
+from mmjax.models.layers.transformer import Block, run_blocks
 from mmjax.paths import flatten
 
 FIELDS = {
@@ -52,7 +53,7 @@ def plain(params):
     return outcome(Stack(), params)
 
 
-@pytest.mark.parametrize("remat", REMAT)
+@pytest.mark.parametrize("remat", [name for name in REMAT if name != "offload"])  # not on a CPU
 @pytest.mark.parametrize("scan", [True, False])
 def test_scan_and_remat_change_neither_tree_nor_numbers(params, plain, scan, remat):
     stack = Stack(scan, remat)
@@ -71,7 +72,7 @@ def test_remat_makes_products_again_and_dots_fewer_of_them(params):
         text = str(jax.make_jaxpr(jax.grad(lambda p: stack.apply({"params": p}, X).sum()))(params))
         return text.count("dot_general")
 
-    assert products("none") < products("dots") < products("full")
+    assert products("none") < products("dots_no_batch") < products("full")
 
 
 def test_first_values_are_the_same_however_blocks_run(params):
@@ -95,8 +96,3 @@ def test_the_loop_equals_blocks_run_one_by_one(params):
         one = jax.tree.map(lambda stack, layer=layer: stack[layer], params["blocks"])
         x, _ = block.apply({"params": one}, x, MASK)
     np.testing.assert_allclose(Stack().apply({"params": params}, X, MASK), x, atol=1e-5)
-
-
-def test_an_unknown_remat_is_refused():
-    with pytest.raises(ValueError, match="remat='some' is none of none, full, dots"):
-        Stack(remat="some").init(jax.random.key(0), X)

@@ -1,4 +1,4 @@
-"""AdamW whose rates, decays and frozen parts are chosen by ordered rules over parameter paths.
+"""What all optimizers share: rates, decays and frozen parts chosen by ordered rules over paths.
 
 A rule may also address layers of a stack ('image/blocks[0:6]/.*'): see `mmjax.training.rules`.
 
@@ -7,12 +7,12 @@ state and moving averages are made from the rest alone, and `merge` puts the who
 the model. To lock a tower (LiT) is one line: frozen=('image/.*',).
 """
 
+import abc
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -27,22 +27,23 @@ NO_DECAY = (
     (r"(?#optional)(.*/)?[^/]*(position|class_token|class_embedding|probe)[^/]*(/.*)?", 0.0),
     (".*", 1.0),
 )
+MU_DTYPES = ("float32", "bfloat16")
+
+Transformation = optax.GradientTransformation
 
 
 @dataclasses.dataclass(frozen=True)
-class AdamW:
-    """Adam with decoupled weight decay, over the trainable part of the parameters.
+class Optimizer(abc.ABC):
+    """An update of the trainable part of the parameters; a subclass says by what method.
 
-    In order: clip the norm of all trainable gradients together, Adam with bias correction, add
-    weight_decay × decay rule × parameter, multiply by schedule × rate rule. A layer whose rate is
-    0 stands still but keeps its optimizer state and counts in the clipped norm; `frozen` takes
-    whole arrays out.
+    In order: clip the norm of all trainable gradients together, the method's own `chain` (with
+    weight_decay × decay rule × parameter added where the method wants it), multiply by schedule ×
+    rate rule. A layer whose rate is 0 stands still but keeps its optimizer state and counts in the
+    clipped norm; `frozen` takes whole arrays out. Each layer of a stack of blocks counts as an
+    array of its own wherever a method looks at more than one number of an array.
 
     Args:
       schedule: updates made so far -> rate of the next, e.g. from `mmjax.training.schedules`.
-      b1: decay of the mean of the gradients, 0 to 1.
-      b2: decay of the mean of their squares, 0 to 1.
-      eps: added to the root of the mean square, above 0.
       weight_decay: at least 0; multiplied by the learning rate as in PyTorch and optax. big_vision
         multiplies its own by the schedule's shape alone: its 1e-4 at a peak of 1e-3 is 0.1 here.
       rate_rules: ordered (pattern, multiplier of the schedule), the multiplier at least 0.
@@ -50,42 +51,53 @@ class AdamW:
       frozen: patterns of the arrays that are not trained, whole arrays only.
       clip_norm: greatest norm of all trainable gradients together, or None for no clipping.
       clamps: (pattern, low, high) held after each update; None for no bound on that side.
+      mu_dtype: type in which the first moment is kept, 'float32' or 'bfloat16'; the latter halves
+        its bytes. What is computed from it, and second moments, are float32.
 
     Raises:
       ValueError: a number out of its range.
 
-    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2, with the
-    schedule multiplying both terms; clipping as in Pascanu et al., arXiv 1211.5063.
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", with the schedule
+    multiplying both terms; clipping as in Pascanu et al., arXiv 1211.5063.
     """
 
     schedule: Callable[..., Any]
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
+    _: dataclasses.KW_ONLY
     weight_decay: float = 0.1
     rate_rules: Sequence[tuple[str, float]] = ((".*", 1.0),)
     decay_rules: Sequence[tuple[str, float]] = NO_DECAY
     frozen: Sequence[str] = ()
     clip_norm: float | None = 1.0
     clamps: Sequence[tuple[str, float | None, float | None]] = ()
+    mu_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: 0 <= {name} < 1 is needed.")
-        if self.eps <= 0 or self.weight_decay < 0:
-            raise ValueError(
-                f"eps={self.eps}, weight_decay={self.weight_decay}: eps is above 0, weight_decay "
-                "at least 0."
-            )
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay={self.weight_decay}: at least 0 is needed.")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm={self.clip_norm}: above 0, or None for no clipping.")
+        if self.mu_dtype not in MU_DTYPES:
+            raise ValueError(f"mu_dtype={self.mu_dtype!r} is none of {', '.join(MU_DTYPES)}.")
         for pattern, value in (*self.rate_rules, *self.decay_rules):
             if value < 0:
                 raise ValueError(f"rule ({pattern!r}, {value}): a multiplier is at least 0.")
         for pattern, low, high in self.clamps:
             if low is not None and high is not None and low > high:
                 raise ValueError(f"clamp ({pattern!r}, {low}, {high}): low is above high.")
+
+    @abc.abstractmethod
+    def chain(
+        self, shapes: Mapping[str, tuple[int, ...]], decay: Transformation
+    ) -> Sequence[tuple[str, Transformation]]:
+        """The method itself: named transformations between clipping and rates, in order.
+
+        Args:
+          shapes: {path: shape} of all parameters, frozen ones too, to check own rules against.
+          decay: adds the decay of the weights; stands where the method wants it.
+
+        Raises:
+          ValueError: a rule of the method's own that does not fit the parameters.
+        """
 
     def split(self, params: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
         """(trainable, frozen): the two parts of nested dicts of parameters, or of their shapes.
@@ -113,7 +125,7 @@ class AdamW:
         )
         return parts[0], parts[1]
 
-    def transform(self, params: PyTree) -> optax.GradientTransformation:
+    def transform(self, params: PyTree) -> Transformation:
         """The transformation of gradients of the trainable part.
 
         All rules are checked here, over all parameters, frozen ones too: so the rules of a recipe
@@ -141,8 +153,7 @@ class AdamW:
         clip = self.clip_norm
         return optax.named_chain(
             ("clip", optax.identity() if clip is None else optax.clip_by_global_norm(clip)),
-            ("adam", optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)),
-            ("decay", _add_decay(self.weight_decay, decays)),
+            *self.chain(shapes, _add_decay(self.weight_decay, decays)),
             ("rates", _scale(rates)),
             ("schedule", optax.scale_by_learning_rate(self.schedule)),
         )
@@ -163,8 +174,15 @@ class AdamW:
         return paths.map_with_path(apply, params)
 
 
+def check_decays(**values: float) -> None:
+    """Raises ValueError where a decay of a moving average is not at least 0 and below 1."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}={value}: 0 <= {name} < 1 is needed.")
+
+
 def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole parameters from the two parts that `AdamW.split` made."""
+    """The whole parameters from the two parts that `Optimizer.split` made."""
     first, second = paths.flatten(trainable), paths.flatten(frozen)
     both = first.keys() & second.keys()
     if both:
@@ -173,32 +191,11 @@ def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, 
 
 
 def position(opt_state: Mapping[str, Any]) -> Any:
-    """Updates made so far, from the state of `AdamW.transform`; skipped ones are not in it."""
+    """Updates made so far, from the state of `Optimizer.transform`; skipped ones are not in it."""
     return opt_state["schedule"].count
 
 
-def ema_decay(decay: float, count: Any, warmup: bool = True) -> Float[Array, ""]:
-    """The moving average's decay for the update after `count` updates.
-
-    Args:
-      decay: the final decay, 0 to 1.
-      count: updates made so far.
-      warmup: begin with min(decay, (1 + count) / (10 + count)), so that the first parameters,
-        which are noise, are soon forgotten.
-
-    Source: TensorFlow, `tf.train.ExponentialMovingAverage`, num_updates.
-    """
-    final = jnp.asarray(decay, jnp.float32)
-    return jnp.minimum(final, (1 + count) / (10 + count)) if warmup else final
-
-
-def ema_update(ema: PyTree, trainable: PyTree, decay: Any) -> PyTree:
-    """The moving average after one update: decay × ema + (1 - decay) × trainable."""
-    # As a step towards the new value: with a decay near 1 the plain form loses bits of it.
-    return jax.tree.map(lambda mean, new: mean + (1 - decay) * (new - mean), ema, trainable)
-
-
-def _add_decay(weight_decay: float, decays: Mapping[str, Any]) -> optax.GradientTransformation:
+def _add_decay(weight_decay: float, decays: Mapping[str, Any]) -> Transformation:
     """Adds weight_decay × multiplier × parameter to the updates."""
 
     def add(path: str, update: Any, param: Any) -> Any:
@@ -213,7 +210,7 @@ def _add_decay(weight_decay: float, decays: Mapping[str, Any]) -> optax.Gradient
     )
 
 
-def _scale(rates: Mapping[str, Any]) -> optax.GradientTransformation:
+def _scale(rates: Mapping[str, Any]) -> Transformation:
     """Multiplies the updates by the rate rules' numbers."""
     return optax.stateless(
         lambda updates, params: paths.map_with_path(
