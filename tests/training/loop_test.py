@@ -30,6 +30,12 @@ class Recorder:
     def stop_word(self):
         return np.zeros(1, np.int32)
 
+    def stopping(self):
+        return False
+
+    def at_once(self, step):
+        return False
+
     def of(self, kind):
         return [call[1:] if len(call) > 2 else call[1] for call in self.calls if call[0] == kind]
 
