@@ -26,6 +26,7 @@ TRUSTED = ("mmjax", "optax", "flax")  # roots whose targets a saved config may n
 # Of our own, classes that a config describes and schedules: nothing that writes or runs.
 _OWN_CLASSES = r"mmjax\.(models|objectives|data|evaluation)\..*|mmjax\.preprocess"
 _OWN_CLASSES += r"|mmjax\.training\.(optimizers\.\w+|loop|step)|mmjax\.run\.assembly"
+_OWN_CLASSES += r"|mmjax\.parallel\.limits"
 _OWN_FUNCTIONS = "mmjax.training.schedules"
 _PLAIN = (bool, int, float, str)
 _named: dict[str, Any] = {}  # targets that code of this process has put into a spec itself

@@ -20,6 +20,13 @@ def to_devices(batch: Batch, sharding: jax.sharding.Sharding) -> Batch:
     }
 
 
+def flags_to_devices(value: int, mesh: jax.sharding.Mesh) -> jax.Array:
+    """Each process's own number, once for each of its devices, as one global int32 array."""
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
+    flags = np.full(len(mesh.local_devices), value, np.int32)
+    return to_devices({"flags": flags}, sharding)["flags"]
+
+
 class Feed:
     """Takes batches from an iterator in a thread and has them on the devices before they are due.
 

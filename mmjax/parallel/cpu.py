@@ -8,6 +8,8 @@ import platform
 
 import jax
 
+from mmjax.parallel.place import find_place
+
 # Options of glibc's mallopt, see malloc.h.
 _MMAP_MAX, _TOP_PAD, _TRIM_THRESHOLD = -4, -2, -1
 _PAD_BYTES = 1 << 28
@@ -42,7 +44,7 @@ def keep_freed_memory() -> bool:
 def one_cpu() -> bool:
     """Whether this process has one CPU and nothing else to run on, told without starting it."""
     simulated = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if simulated or jax.config.jax_num_cpu_devices > 1 or os.environ.get("MMJAX_PROCESSES"):
+    if simulated or jax.config.jax_num_cpu_devices > 1 or find_place() is not None:
         return False
     if jax.config.jax_platforms:
         return jax.config.jax_platforms == "cpu"

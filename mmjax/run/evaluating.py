@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from mmjax import preprocess
 from mmjax.data.dataset import members_of
-from mmjax.data.device import to_devices
+from mmjax.data.device import flags_to_devices, to_devices
 from mmjax.data.pipeline import BatchMaker, Reading
 from mmjax.data.rows import evaluation_rows
 from mmjax.data.sources.base import BadSample
@@ -31,6 +31,10 @@ from mmjax.typing import Batch, Encoded, PyTree, View
 _IDENTITY = ("valid", "group", "label")
 
 
+class Interrupted(Exception):
+    """A request to stop ended an evaluation between two batches, on all processes alike."""
+
+
 class Evaluation:
     """The held-out data of a run and the compiled functions that score it.
 
@@ -38,9 +42,17 @@ class Evaluation:
       parts: with the tokenizer bound.
       mesh: of the run.
       reading: how batches are made ahead.
+      stopping: whether this process was asked to stop.
     """
 
-    def __init__(self, parts: Parts, mesh: Mesh, reading: Reading):
+    def __init__(
+        self,
+        parts: Parts,
+        mesh: Mesh,
+        reading: Reading,
+        stopping: Callable[[], bool] = lambda: False,
+    ):
+        self._stopping = stopping
         self._parts = parts
         self._mesh = mesh
         self._reading = reading
@@ -67,6 +79,9 @@ class Evaluation:
 
         Returns:
           {'retrieval/text_to_image/R@1': ..., 'ema/retrieval/...': ...}.
+
+        Raises:
+          Interrupted: a process was asked to stop.
         """
         versions = {"": state.params}
         if self._parts.recipe.ema:
@@ -110,11 +125,19 @@ class Evaluation:
                 with late_is_failure():
                     placed = next(feed)["eval_data"]
                 known = {word: placed[word] for word in _IDENTITY if word in placed}
-                host = jax.device_get(self._whole(known))
+                host = self._fetch(known)
                 position = np.arange(index * size, (index + 1) * size)
                 yield {**placed, **host, "position": position, "device": placed}
         finally:
             feed.close()
+
+    def _fetch(self, known: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Global arrays on the host; ends the evaluation where a process was asked to stop."""
+        asked = flags_to_devices(int(self._stopping()), self._mesh)
+        flags, host = jax.device_get(self._whole((asked, known)))
+        if flags.any():
+            raise Interrupted
+        return host
 
     @functools.cached_property
     def _encoders(self) -> dict[View, Any]:
@@ -154,6 +177,7 @@ class Evaluation:
         rng = np.random.default_rng(0)
         made = []
         for start in range(0, len(texts), size):
+            self._fetch({})
             part = list(texts[start : start + size])
             rows = [self._tokenize({"caption": text}, rng) for text in part]
             rows += [rows[-1]] * (size - len(rows))

@@ -6,6 +6,8 @@ import pathlib
 from mmjax.config import ConfigError, from_json, override
 from mmjax.evaluation.report import write_report
 from mmjax.parallel import compilation, cpu, hosts
+from mmjax.parallel.accelerator import require
+from mmjax.parallel.watchdog import Watch
 from mmjax.run.assembly import (
     assemble,
     named_tokenizer,
@@ -14,7 +16,7 @@ from mmjax.run.assembly import (
     with_tokenizer,
 )
 from mmjax.run.evaluating import Evaluation, print_numbers, to_line
-from mmjax.run.training import say, start_mesh
+from mmjax.run.training import refusing, say, start_mesh
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled, shapes_from_plain
 
@@ -24,6 +26,7 @@ def evaluate(
     step: int | None = None,
     overrides: list[tuple[str, str]] | None = None,
     allow: tuple[str, ...] = (),
+    platform: str = "",
 ) -> dict[str, float]:
     """Scores a checkpoint on held-out data, prints the numbers and renews the report.
 
@@ -32,6 +35,7 @@ def evaluate(
       step: of a checkpoint, or None for the newest that is whole.
       overrides: (path, text) of values of the saved config, e.g. ('eval_data.path', '*.tar').
       allow: packages whose classes the saved config may name, beside those always trusted.
+      platform: 'tpu' or 'gpu', without which it is refused; '' takes what there is.
 
     Returns:
       {'retrieval/text_to_image/R@1': ..., ...}.
@@ -58,8 +62,12 @@ def evaluate(
         raise ConfigError("the run's config has no eval_data; there is nothing to evaluate on.")
     if not parts.settings["evaluators"]:
         raise ConfigError("the run's config has no evaluators.")
-    cpu.keep_freed_memory()
-    hosts.start()
+    with refusing():
+        cpu.keep_freed_memory()
+        joined = hosts.start(parts.settings["watchdog"])
+        require(platform)
+    if joined:
+        say(joined)
     mesh = start_mesh(config, parts)
     if config.compilation_cache and (note := compilation.use_cache()):
         say(note)
@@ -77,7 +85,8 @@ def evaluate(
         state = checkpoints.restore(found, compiled.state)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from None
-    numbers = Evaluation(parts, mesh, parts.settings["reading"])(state, found, folder)
+    with Watch(parts.settings["watchdog"]) as watch, watch.evaluating(found):
+        numbers = Evaluation(parts, mesh, parts.settings["reading"])(state, found, folder)
     say(f"step {found}:\n{print_numbers(numbers)}")
     say(to_line(found, numbers))
     if hosts.is_main():

@@ -17,6 +17,7 @@ from mmjax.run.config_file import load
 from mmjax.run.training import Failed, Options, Stopped
 
 _OVERRIDE = "--config."
+_AGAIN = "The same command, started on all, goes on from the last checkpoint."
 EXIT_WRONG = 2  # something the person typed
 
 
@@ -35,18 +36,34 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
         "--restart-data", action="store_true", help="go on although the data differs"
     )
     parser.add_argument("--profile", default="", help="start:stop, the steps to trace")
+    parser.add_argument(
+        "--replay-check",
+        type=int,
+        default=0,
+        metavar="N",
+        help="compute every N-th step twice and compare bit for bit; it needs the memory of a "
+        "second state on each device and 1/N more time",
+    )
+    _add_require(parser)
     known, overrides = _parse(parser, arguments)
     config = load(known.config)
     for path, text in overrides:
         override(config, path, text)
-    options = Options(known.resume, known.overwrite, known.restart_data, known.profile)
+    options = Options(
+        known.resume,
+        known.overwrite,
+        known.restart_data,
+        known.profile,
+        known.require,
+        known.replay_check,
+    )
     return config, known.workdir, options
 
 
 def parse_eval(
     arguments: Sequence[str],
-) -> tuple[str, int | None, list[tuple[str, str]], tuple[str, ...]]:
-    """(workdir, step or None for the newest, overrides, packages allowed) of eval.py."""
+) -> tuple[str, int | None, list[tuple[str, str]], tuple[str, ...], str]:
+    """(workdir, step or None for the newest, overrides, packages, platform) of eval.py."""
     parser = _parser("python eval.py", "Evaluates a checkpoint of a workdir.")
     parser.add_argument("--workdir", required=True, help="a workdir that train.py made")
     parser.add_argument("--step", type=int, default=None, help="by default the newest")
@@ -55,9 +72,16 @@ def parse_eval(
         default="",
         help="packages beside mmjax, optax and flax whose classes the saved config may name",
     )
+    _add_require(parser)
     known, overrides = _parse(parser, arguments)
     allowed = tuple(name for name in known.allow.split(",") if name)
-    return known.workdir, known.step, overrides, allowed
+    return known.workdir, known.step, overrides, allowed, known.require
+
+
+def _add_require(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--require", default="", choices=("tpu", "gpu"), help="refuse to run on anything else"
+    )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -129,5 +153,10 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
         print(text, file=sys.stderr, flush=True)
     if failure is not None or (status == EXIT_WRONG and jax.distributed.is_initialized()):
         workers.release()
-        hosts.leave(status)
+        culprit = hosts.blame(failure) if failure is not None else ""
+        if culprit:
+            text = f"this process cannot go on, since {culprit}"
+            with contextlib.suppress(OSError, ValueError):
+                print(f"error: {text}. {_AGAIN}", file=sys.stderr, flush=True)
+        hosts.leave(status, text.splitlines()[-1])
     sys.exit(status)

@@ -10,14 +10,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mmjax.config import nearest
-from mmjax.data.device import to_devices
+from mmjax.data.device import flags_to_devices
 from mmjax.data.sources.base import CAUSES
+from mmjax.parallel import hosts
+from mmjax.parallel.watchdog import Watch
+from mmjax.run.evaluating import Interrupted
 from mmjax.training.checkpoint import Checkpoints, Saved
 from mmjax.training.flops import peak_flops
+from mmjax.training.lock import Lock
 from mmjax.training.logging import MetricLog
+from mmjax.training.loop import REPLACED, Replaced
 from mmjax.training.progress import Pace, Progress
 from mmjax.training.signals import StopRequest
 from mmjax.training.state import State, samples_seen
+
+_TIMED_STEPS = 4  # the first of which began before they were counted
+_SLOW_SECONDS = 1.0  # a step beside which the host's own milliseconds are nothing
 
 
 class RunHooks:
@@ -33,6 +41,8 @@ class RunHooks:
       pace: the run's clock.
       progress: the bar or line.
       stop: whether this process was asked to stop.
+      watch: is told what begins.
+      lock: of the workdir, on process 0; None elsewhere.
       rows_a_step: rows of all streams together.
       flops_a_step: floating-point operations of one step, or 0 where unknown.
     """
@@ -48,6 +58,8 @@ class RunHooks:
         pace: Pace,
         progress: Progress,
         stop: StopRequest,
+        watch: Watch,
+        lock: Lock | None,
         rows_a_step: int,
         flops_a_step: float,
     ):
@@ -60,6 +72,8 @@ class RunHooks:
         self._pace = pace
         self._progress = progress
         self._stop = stop
+        self._watch = watch
+        self._lock = lock
         self._rows = rows_a_step
         self._flops = flops_a_step
         self._peak = peak_flops(jax.devices()[0].device_kind)
@@ -67,6 +81,10 @@ class RunHooks:
         self.failed_saves = 0
         self.last_problem = ""  # of a checkpoint, in words
         self.last_evaluation: dict[str, float] = {}
+        self.cut_short = False  # an evaluation, by a request to stop
+        self._step_seconds: list[float] = []
+        self._stepped = 0.0
+        self._at_once: bool | None = None if jax.process_count() > 1 else False
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """One line of numbers."""
@@ -84,13 +102,17 @@ class RunHooks:
         self._log.write(step, "train", {**line, **speed})
         self._progress.show(step, {**line, **speed})
 
-    def evaluate(self, step: int, state: State) -> dict[str, float]:
+    def evaluate(self, step: int, state: State) -> dict[str, float] | None:
         """Scores the state; the time does not count as training."""
         if self._evaluation is None:
             return {}
-        with self._pace.pause():
+        with self._watch.evaluating(step), self._pace.pause():
             started = time.monotonic()
-            numbers = self._evaluation(state, step)
+            try:
+                numbers = self._evaluation(state, step)
+            except Interrupted:
+                self.cut_short = True
+                return None
             seconds = time.monotonic() - started
         self._log.write(step, "evaluate", {**numbers, "evaluation_seconds": seconds})
         self.last_evaluation = numbers
@@ -98,7 +120,10 @@ class RunHooks:
 
     def save(self, step: int, state: State, metrics: dict[str, float] | None) -> None:
         """Starts a checkpoint in the background."""
-        self._checkpoints.save(step, state, self._files, metrics or {})
+        with self._watch.saving(step):
+            if hosts.broadcast_bytes(b"lost" if self._lock_is_lost() else b"") == b"lost":
+                raise Replaced(step)
+            self._checkpoints.save(step, state, self._files, metrics or {})
         best = self._checkpoints.keep_best
         if best and best not in (metrics or {}):
             message = f"best_metric={best!r} was not measured, so no step is kept as the best."
@@ -124,11 +149,29 @@ class RunHooks:
 
     def stop_word(self) -> Any:
         """One flag a local device, on the devices; the step sums them."""
-        flags = np.full(len(self._mesh.local_devices), int(bool(self._stop)), np.int32)
-        sharding = jax.sharding.NamedSharding(
-            self._mesh, jax.sharding.PartitionSpec(self._mesh.axis_names)
-        )
-        return to_devices({"stop": flags}, sharding)["stop"]
+        taken = self._lock is not None and self._lock.taken
+        return flags_to_devices(bool(self._stop) + REPLACED * taken, self._mesh)
+
+    def stopping(self) -> bool:
+        """True where this process was asked to stop and is the only one."""
+        return jax.process_count() == 1 and bool(self._stop)
+
+    def at_once(self, step: int) -> bool:
+        """Whether steps take seconds: as process 0 found in the first ones, told to all."""
+        if self._at_once is None:
+            now = time.monotonic()
+            self._step_seconds.append(now - self._stepped)
+            self._stepped = now
+            if len(self._step_seconds) == _TIMED_STEPS:
+                slow = min(self._step_seconds[1:]) > _SLOW_SECONDS
+                self._at_once = hosts.broadcast_bytes(b"slow" if slow else b"") == b"slow"
+        return bool(self._at_once)
+
+    def _lock_is_lost(self) -> bool:
+        try:
+            return self._lock is not None and self._lock.lost
+        except OSError:  # a disk that does not answer takes no lock away
+            return False
 
 
 class Profile:

@@ -14,6 +14,7 @@ from mmjax.data.transforms.captions import PickCaption
 from mmjax.data.transforms.image import RandomResizedCrop
 from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize
+from mmjax.parallel.limits import Watchdog
 from mmjax.preprocess import Contract
 from mmjax.training.loop import Rhythm
 from mmjax.training.precision import PARAMS_DTYPES
@@ -68,6 +69,7 @@ def base_config(
     config.tensorboard = True
     config.wandb_project = ""  # of Weights & Biases, e.g. 'towers'; '' sends nothing
     config.reading = spec(Reading)
+    config.watchdog = spec(Watchdog)
     config.rhythm = spec(
         Rhythm,
         log_steps=config.get_ref("log_steps"),

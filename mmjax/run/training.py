@@ -4,10 +4,12 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -23,8 +25,10 @@ from mmjax.data.tokenizers.training import train_bpe
 from mmjax.evaluation.report import write_report
 from mmjax.objectives.base import check_needs
 from mmjax.parallel import compilation, cpu, hosts
+from mmjax.parallel.accelerator import require
 from mmjax.parallel.mesh import check_batch, make_mesh
 from mmjax.parallel.sharding import batch_sharding
+from mmjax.parallel.watchdog import Watch
 from mmjax.run import environment, tracking
 from mmjax.run.assembly import (
     Parts,
@@ -39,15 +43,18 @@ from mmjax.run.assembly import (
 from mmjax.run.evaluating import Evaluation, print_numbers
 from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.run.hooks import Profile, RunHooks
+from mmjax.run.options import PLAIN, Options, Stopped
 from mmjax.training import manifest
 from mmjax.training import workdir as workdirs
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled, shapes_to_plain
 from mmjax.training.flops import peak_flops
+from mmjax.training.lock import Lock
 from mmjax.training.logging import MetricLog
 from mmjax.training.loop import Failed
 from mmjax.training.loop import train as train_loop
 from mmjax.training.progress import Pace, Progress
+from mmjax.training.replay import Replay
 from mmjax.training.signals import StopRequest
 from mmjax.training.state import State
 from mmjax.training.warm_start import warm_start
@@ -57,32 +64,7 @@ from mmjax.typing import Batch
 __all__ = ["Failed", "Options", "Stopped", "train"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the command line says beside the config.
-
-    Attributes:
-      resume: go on although the config differs.
-      overwrite: start anew in a workdir that holds a run.
-      restart_data: go on although the data differs; the new data begins at its beginning.
-      profile: 'start:stop', the steps between which a trace is taken; '' takes none.
-    """
-
-    resume: bool = False
-    overwrite: bool = False
-    restart_data: bool = False
-    profile: str = ""
-
-
-class Stopped(Exception):
-    """A signal ended the run; its state is saved, the same command goes on."""
-
-    def __init__(self, number: int, step: int):
-        super().__init__(f"stopped at step {step}; the same command goes on from there.")
-        self.number = number
-
-
-def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dict[str, float]:
+def train(config: ConfigDict, workdir: str, options: Options = PLAIN) -> dict[str, float]:
     """Runs a config in a workdir from where it stands to its last step.
 
     Args:
@@ -107,17 +89,24 @@ def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dic
         check_letters(folder)
         profile = Profile(options.profile, folder)
         cpu.keep_freed_memory()
-        hosts.start()
+        joined = hosts.start(parts.settings["watchdog"])
+        require(options.require)
     mesh = start_mesh(config, parts)
+    with refusing():
+        replay = Replay(options.replay_check, mesh)
+    if joined:
+        say(joined)
     text = to_json(config)
     if config.get("first"):  # a recipe in two stages, such as a tower that is then locked
         first = str(folder / "first")
         train(config.first, first, dataclasses.replace(options, profile=""))
         config = copy.deepcopy(config)
         override(config, "init_from", first)
-    with StopRequest() as stop, contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(StopRequest())
+        watch = held.enter_context(Watch(parts.settings["watchdog"]))
         with refusing():
-            held.enter_context(workdirs.locked(folder))
+            lock = held.enter_context(workdirs.locked(folder))
             decision = workdirs.decide(folder, text, options.resume, options.overwrite)
             for change in decision.changes:
                 say(f"config: {change}")
@@ -135,21 +124,36 @@ def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dic
         try:
             with refusing():
                 parts = with_tokenizer(parts, _tokenizer(config, parts, folder))
-            numbers = _train(config, text, parts, mesh, folder, options, profile, stop, accept)
+            numbers = _train(
+                config,
+                text,
+                parts,
+                mesh,
+                folder,
+                options,
+                lambda step, start: profile.wrap(replay.wrap(step, start), start),
+                stop,
+                watch,
+                lock,
+                accept,
+            )
         except ConfigError:
             workdirs.put_back(folder)
             raise
         finally:
+            profile.close()
             if (folder / workdirs.METRICS).exists():  # whatever came of it, once it has trained
-                _report(folder)
+                _report(folder, lock)
     return numbers
 
 
-def _report(folder: pathlib.Path) -> None:
+def _report(folder: pathlib.Path, lock: Lock | None) -> None:
     """Writes the report; a disk that refuses it does not undo the run."""
     if not hosts.is_main():
         return
     try:
+        if lock is not None and lock.lost:  # it is another run's now
+            return
         say(f"report: {write_report(folder)}")
     except OSError as error:
         say(f"report: not written ({error}); eval.py makes it again.")
@@ -222,8 +226,10 @@ def _train(
     mesh: Mesh,
     folder: pathlib.Path,
     options: Options,
-    profile: Profile,
+    around: Callable[[Callable[..., Any], int], Callable[..., Any]],
     stop: StopRequest,
+    watch: Watch,
+    lock: Lock | None,
     accept: Callable[[], None],
 ) -> dict[str, float]:
     recipe, settings = parts.recipe, parts.settings
@@ -236,7 +242,7 @@ def _train(
         )
         evaluation = None
         if parts.eval_data is not None:
-            evaluation = Evaluation(parts, mesh, settings["reading"])
+            evaluation = Evaluation(parts, mesh, settings["reading"], lambda: bool(stop))
     checkpoints = Checkpoints(
         folder / "checkpoints",
         config.keep_last,
@@ -288,30 +294,33 @@ def _train(
         pace=pace,
         progress=progress,
         stop=stop,
+        watch=watch,
+        lock=lock,
         rows_a_step=sum(maker.batch_size for maker in makers.values()),
         flops_a_step=compiled.flops if peak_flops(jax.devices()[0].device_kind) else 0.0,
     )
     try:
         state, step = train_loop(
             state,
-            profile.wrap(compiled.step, start),
-            _timed(feed, pace),
+            around(compiled.step, start),
+            _timed(feed, pace, watch, start),
             start,
             config.steps,
             settings["rhythm"],
             hooks,
         )
-        checkpoints.wait()
+        with watch.saving(step):
+            checkpoints.wait()
     finally:  # perhaps on this process alone, so nothing here waits for another
         feed.close()
         checkpoints.join()
         hooks.poll(config.steps)
         log.close()
         progress.close()
-        profile.close()
     _check_saved(checkpoints, hooks, start, step)
-    if step < config.steps:  # where another process got the signal, this one stops by its word
-        raise Stopped(stop.signal or signal.SIGTERM, step)
+    # Where another process got the signal, this one stops by its word.
+    if step < config.steps or hooks.cut_short:
+        raise Stopped(stop.signal or signal.SIGTERM, step, last=step == config.steps)
     if hooks.last_evaluation:
         say(f"step {step}:\n{print_numbers(hooks.last_evaluation)}")
     return hooks.last_evaluation
@@ -345,8 +354,11 @@ def stream_makers(parts: Parts) -> dict[str, BatchMaker]:
     return made
 
 
-def _timed(feed: Feed, pace: Pace) -> Iterator[dict[str, Batch]]:
-    while True:
+def _timed(feed: Feed, pace: Pace, watch: Watch, start: int) -> Iterator[dict[str, Batch]]:
+    watch.compiling("the first step")
+    for step in itertools.count(start + 1):
+        if step > start + 2:  # the second waits for the first, which others may still compile
+            watch.stepping(step)
         with pace.waiting(), late_is_failure():
             batch = next(feed)
         yield batch

@@ -45,6 +45,7 @@ class Lock:
         self._mine: dict[str, Any] = {}
         self._stop = threading.Event()
         self._beats: threading.Thread | None = None
+        self.taken = False  # as `lost`, but as the last heartbeat found it: costs nothing
 
     def acquire(self) -> None:
         """Takes the lock, from a dead process too; then keeps its heart beating.
@@ -155,6 +156,8 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._stop.wait(self._beat_seconds):
+            with contextlib.suppress(OSError):
+                self.taken = self.lost
             with contextlib.suppress(OSError), open(self._path, "r+b", buffering=0) as file:
                 found = _decode(file.read(_WIDTH))
                 if found.get("token") == self._mine["token"]:

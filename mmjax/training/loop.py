@@ -41,8 +41,23 @@ class Rhythm:
             raise ValueError(f"max_bad_fraction={self.max_bad_fraction} lies between 0 and 1.")
 
 
+# What a process adds to its stop word where another run has taken its workdir: more than all
+# requests to stop add up to, and still an int32 where 1,000 devices of a process say so.
+REPLACED = 1 << 20
+
+
 class Failed(RuntimeError):
     """The run cannot go on; the message says why and what to do."""
+
+
+class Replaced(Failed):
+    """Another run writes the workdir now; this one writes nothing more."""
+
+    def __init__(self, step: int):
+        super().__init__(
+            f"step {step}: another process has taken over this workdir, since this one was silent "
+            "for too long; it writes nothing more. Look at lock.json for who goes on."
+        )
 
 
 @runtime_checkable
@@ -52,8 +67,8 @@ class Hooks(Protocol):
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Writes one line of metrics, a step late."""
 
-    def evaluate(self, step: int, state: State) -> dict[str, float]:
-        """Scores the state on held-out data."""
+    def evaluate(self, step: int, state: State) -> dict[str, float] | None:
+        """Scores the state on held-out data; None where a request to stop cut it short."""
 
     def save(self, step: int, state: State, metrics: dict[str, float] | None) -> None:
         """Starts a checkpoint."""
@@ -63,6 +78,12 @@ class Hooks(Protocol):
 
     def stop_word(self) -> Any:
         """Device array, above zero where this process was asked to stop."""
+
+    def stopping(self) -> bool:
+        """True where this process was asked to stop and is the only one."""
+
+    def at_once(self, step: int) -> bool:
+        """Whether steps are so long that each is looked at before the next; alike on all."""
 
 
 def train(
@@ -76,14 +97,16 @@ def train(
 ) -> tuple[State, int]:
     """Trains from step `start` to `steps`, or until a process is asked to stop.
 
-    Metrics are read one step late, so the device never waits for the host. All decisions are
-    taken from them, and they are the same on all processes.
+    Metrics are read one step late, so the device never waits for the host, or at once where steps
+    take seconds and a request to stop should not take four of them. All decisions are taken from
+    metrics, which are the same on all processes; a process that is alone hears a request itself.
 
     Returns:
       The last state and its step.
 
     Raises:
-      Failed: too many unusable samples, or too many skipped updates in a row.
+      Failed: too many unusable samples, too many skipped updates in a row, or a workdir that
+        another run has taken.
     """
     pending: tuple[int, dict[str, Any]] | None = None
     step, saved, metrics = start, start, None
@@ -94,13 +117,16 @@ def train(
         pending, metrics = (step, latest), None
         evaluating = rhythm.eval_steps and step % rhythm.eval_steps == 0 and step < steps
         saving = step % rhythm.save_steps == 0 and step < steps
-        if evaluating or saving:  # both wait for the device, so this step can be judged at once
+        # Evaluating and saving wait for the device, so this step can be judged at once.
+        if evaluating or saving or hooks.at_once(step):
             stopping = _examine(*pending, rhythm, hooks) or stopping
             pending = None
-        if stopping:
+        if stopping or hooks.stopping():
             break
         if evaluating:
             metrics = hooks.evaluate(step, state)
+            if metrics is None:
+                break
         if saving:
             hooks.save(step, state, metrics)
             saved = step
@@ -132,6 +158,8 @@ def _examine(step: int, metrics: dict[str, Any], rhythm: Rhythm, hooks: Hooks) -
             "update was made of them, and the checkpoints hold the last good ones. Lower the rate, "
             "or look at the data of these steps."
         )
+    if values["stop"] >= REPLACED:
+        raise Replaced(step)
     return bool(values["stop"] > 0)
 
 

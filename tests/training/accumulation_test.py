@@ -23,7 +23,7 @@ from mmjax.parallel.sharding import activations
 from mmjax.preprocess import Contract
 from mmjax.training.accumulation import divide, unite
 from mmjax.training.compiled import Compiled
-from mmjax.training.optimizer import AdamW
+from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.schedules import constant
 from mmjax.training.step import Goal, Recipe, apply_model, loss_and_grads
 from mmjax.typing import Encoded, View

@@ -4,22 +4,28 @@ import numpy as np
 import pytest
 
 from mmjax.data.sources.base import CAUSES
-from mmjax.training.loop import Failed, Rhythm, bad_sample_table, train
+from mmjax.training.loop import REPLACED, Failed, Replaced, Rhythm, bad_sample_table, train
 from mmjax.training.state import State, add_samples, new_counters, samples_seen
 
 
 class Recorder:
-    """Hooks that write down what was asked of them."""
+    """Hooks that write down what was asked of them.
 
-    def __init__(self):
-        self.calls = []
+    Args:
+      asked: the step in which a process that is alone gets a signal.
+      at_once: whether each step is looked at before the next.
+      cut: the step at which an evaluation is cut short.
+    """
+
+    def __init__(self, asked=None, at_once=False, cut=None):
+        self.calls, self.asked, self.slow, self.cut, self.step = [], asked, at_once, cut, 0
 
     def log(self, step, metrics):
         self.calls.append(("log", step))
 
     def evaluate(self, step, state):
         self.calls.append(("evaluate", step))
-        return {"score": float(step)}
+        return None if step == self.cut else {"score": float(step)}
 
     def save(self, step, state, metrics):
         self.calls.append(("save", step, metrics))
@@ -28,7 +34,14 @@ class Recorder:
         self.calls.append(("poll", step))
 
     def stop_word(self):
+        self.step += 1
         return np.zeros(1, np.int32)
+
+    def stopping(self):
+        return self.asked is not None and self.step >= self.asked
+
+    def at_once(self, step):
+        return self.slow
 
     def of(self, kind):
         return [call[1:] if len(call) > 2 else call[1] for call in self.calls if call[0] == kind]
@@ -51,8 +64,8 @@ def metrics(step, bad=0, skipped=0, stop=0, samples=None):
     }
 
 
-def run(steps, rhythm=None, start=0, made=metrics):
-    hooks, taken = Recorder(), []
+def run(steps, rhythm=None, start=0, made=metrics, hooks=None):
+    hooks, taken = hooks or Recorder(), []
 
     def take_step(before, batch, stop):
         taken.append(batch)
@@ -101,6 +114,40 @@ def test_a_request_to_stop_ends_after_the_next_step_with_a_save():
     assert (taken, last) == (4, 4)
     assert hooks.of("save") == [(4, None)]
     assert hooks.of("evaluate") == []
+
+
+def test_of_long_steps_none_is_taken_after_the_one_that_brought_the_request():
+    stopped = {"made": lambda step: metrics(step, stop=int(step >= 3))}
+    hooks, taken, last = run(50, **stopped, hooks=Recorder(at_once=True))
+    assert (taken, last) == (3, 3)
+    assert hooks.of("save") == [(3, None)]
+    assert hooks.of("log") == [1, 2]
+
+
+def test_a_process_that_is_alone_stops_after_the_step_it_is_in():
+    hooks, taken, last = run(50, hooks=Recorder(asked=3))
+    assert (taken, last) == (3, 3)
+    assert hooks.of("save") == [(3, None)]
+    assert hooks.of("log") == [1, 2]  # no line was lost
+
+
+def test_an_evaluation_cut_short_ends_the_run_with_a_save():
+    rhythm = Rhythm(log_steps=2, save_steps=100, eval_steps=3)
+    hooks, taken, last = run(50, rhythm, hooks=Recorder(cut=6))
+    assert (taken, last) == (6, 6)
+    assert hooks.of("evaluate") == [3, 6]
+    assert hooks.of("save") == [(6, None)]
+    hooks, _, last = run(8, rhythm, hooks=Recorder(cut=8))
+    assert last == 8
+    assert hooks.of("save") == [(8, None)]
+
+
+def test_a_run_whose_workdir_is_taken_saves_nothing():
+    word = {"made": lambda step: metrics(step, stop=REPLACED if step >= 3 else 0)}
+    hooks, _, error = run(50, **word)
+    assert isinstance(error, Replaced)
+    assert "step 3: another process has taken over this workdir" in str(error)
+    assert hooks.of("save") == []
 
 
 def test_too_many_bad_samples_stop_the_run_with_the_table():

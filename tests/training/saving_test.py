@@ -17,10 +17,11 @@ import pathlib, sys, time
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from mmjax.parallel import hosts
+from mmjax.parallel.limits import Watchdog
 from mmjax.training import orbax_arrays, workdir
 from mmjax.training.checkpoint import Checkpoints, Saved, SaveFailed, SetAside
 
-hosts.start(heartbeat_seconds=10)
+hosts.start(Watchdog(heartbeat_seconds=10))
 main, folder = hosts.is_main(), pathlib.Path(sys.argv[1]) / "checkpoints"
 assert jax.process_count() == 2 and jax.device_count() == 4
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))

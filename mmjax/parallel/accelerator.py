@@ -1,0 +1,47 @@
+"""Refuses a silent CPU: JAX takes one where a driver is missing, and the run would take years."""
+
+import importlib.metadata
+import importlib.util
+
+import jax
+
+PLATFORMS = {"tpu": "tpu", "gpu": "cuda"}  # and the extra of this package that brings it
+
+
+def require(platform: str) -> None:
+    """Raises ValueError unless the devices are what was asked for; '' asks for nothing.
+
+    Args:
+      platform: 'tpu' or 'gpu'.
+    """
+    if not platform:
+        return
+    if platform not in PLATFORMS:
+        raise ValueError(f"--require={platform}: give one of {', '.join(PLATFORMS)}.")
+    try:
+        found = jax.local_devices()
+        words = f"{len(found)} x {found[0].device_kind} ({found[0].platform})"
+        if found[0].platform == platform:
+            return
+    except RuntimeError as error:  # JAX_PLATFORMS names one that cannot be started
+        words = " ".join(str(error).split())[:200]
+    raise ValueError(f"--require={platform}: JAX found {words}. {_advice(platform)}")
+
+
+def _advice(platform: str) -> str:
+    wanted = jax.config.jax_platforms or platform
+    if platform not in wanted.replace("cuda", "gpu").replace("rocm", "gpu").split(","):
+        return f"JAX_PLATFORMS={wanted} keeps it from others; unset it."
+    if _installed(platform):
+        look = "nvidia-smi" if platform == "gpu" else "ls /dev/accel* /dev/vfio"
+        return (
+            f"JAX's {platform} plugin is installed; does `{look}` show the device and its driver?"
+        )
+    return f"Do pip install 'mmjax[{PLATFORMS[platform]}]'."
+
+
+def _installed(platform: str) -> bool:
+    if platform == "tpu":
+        return importlib.util.find_spec("libtpu") is not None
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return any("cuda" in plugin.name or "rocm" in plugin.name for plugin in plugins)
