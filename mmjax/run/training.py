@@ -326,7 +326,7 @@ def stream_makers(parts: Parts) -> dict[str, BatchMaker]:
     made = {}
     for name, stream in parts.streams.items():
         made[name] = BatchMaker(
-            training_rows(members_of(stream.data), parts.recipe.seed, name),
+            training_rows(members_of(stream.data), parts.recipe.seed, name, stream.batch_size),
             stream.batch_size,
             jax.process_index(),
             jax.process_count(),

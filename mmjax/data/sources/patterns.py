@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 
-__all__ = ["expand"]
+__all__ = ["expand", "split"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -57,6 +57,32 @@ def expand(path: str | tuple[str, ...], leave_out: tuple[str, ...] = ()) -> tupl
             f"Correct the path {path!r} or get the files."
         )
     return tuple(found)
+
+
+def split(text: str) -> tuple[str, ...]:
+    """The patterns of a text that holds one, or several with spaces between them.
+
+    Folders may have spaces in their names. So the whole text is taken as one pattern where that
+    finds anything, and is split only where it does not. Several patterns of which one has a space
+    cannot be written as text: give a source a tuple of them.
+
+    Args:
+      text: not blank, as typed.
+
+    Raises:
+      ValueError: braces that cannot be read.
+    """
+    text = text.strip()
+    if len(text.split()) == 1:
+        return (text,)
+    names = map(os.path.expanduser, itertools.islice(_braces(text), _MOST_FILES))
+    if any(os.path.exists(name) or _matches(name) for name in names):
+        return (text,)
+    return tuple(text.split())
+
+
+def _matches(name: str) -> bool:
+    return glob.has_magic(name) and next(glob.iglob(name, recursive=True), None) is not None
 
 
 def refuse_address(name: str) -> None:
