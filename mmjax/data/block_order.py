@@ -75,8 +75,8 @@ class BlockOrder:
         block = layout.blocks[number]
         return self._blocks.ends[block] - (layout.ends[number] - place)
 
-    def near(self, visit: int) -> tuple[int, ...]:
-        """The blocks of a visit's window, then those of the next window of its lane."""
+    def near(self, visit: int) -> tuple[int, tuple[int, ...]]:
+        """A visit's lane; and the blocks of its window, then those of the lane's next one."""
         epoch, window, _ = self._find(visit)
         return self._near(epoch, window)
 
@@ -110,19 +110,19 @@ class BlockOrder:
         cuts |= {0, self._size, *ends[self._blocks.window - 1 :: self._blocks.window]}
         return _Epoch(shift, order, ends, sorted(cuts))
 
-    def _find_near(self, epoch: int, window: int) -> tuple[int, ...]:
+    def _find_near(self, epoch: int, window: int) -> tuple[int, tuple[int, ...]]:
         layout = self._epoch(epoch)
         found = self._members(layout, window)
         starts = [self._start(lane, layout.shift) for lane in range(self._blocks.lanes)]
+        lane = bisect.bisect_right(starts, layout.cuts[window]) - 1
         following = layout.cuts[window + 1]
         if following != self._size and following not in starts:
             found += self._members(layout, window + 1)
         else:  # the lane goes on at its beginning in the next epoch
-            lane = bisect.bisect_right(starts, layout.cuts[window]) - 1
             after = self._epoch(epoch + 1)
             start = min(self._start(lane, after.shift), self._size - 1)
             found += self._members(after, bisect.bisect_right(after.cuts, start) - 1)
-        return tuple(dict.fromkeys(found))
+        return lane, tuple(dict.fromkeys(found))
 
     def _members(self, layout: _Epoch, window: int) -> list[int]:
         begin, end = layout.cuts[window], layout.cuts[window + 1]

@@ -72,11 +72,11 @@ class Order:
         keys = round_keys(self._source_seed(number), epoch)
         return number, shuffled(position, self.sizes[number], keys)
 
-    def near(self, index: int) -> tuple[int, ...]:
-        """Blocks that the source of an index reads around it, now and next; () without blocks."""
+    def near(self, index: int) -> tuple[int, tuple[int, ...]]:
+        """A lane, and blocks that the source of an index reads in it now and next; () for none."""
         number, visit = self._visit(index)
         order = self._block_orders.get(number)
-        return order.near(visit) if order is not None else ()
+        return order.near(visit) if order is not None else (0, ())
 
     @functools.cached_property
     def _block_orders(self) -> dict[int, BlockOrder]:

@@ -73,9 +73,9 @@ class Rows:
         bad = np.zeros(len(CAUSES), np.int32)
         number, position = self.order(index)
         dataset = self.datasets[number]
-        near = self.order.near(index)
+        lane, near = self.order.near(index)
         if near:
-            dataset.source.expect(near)
+            dataset.source.expect(lane, near)
         for attempt in range(ATTEMPTS + 1 if self.replace else 1):
             if attempt:
                 bits = mix_bits(self._key, index, attempt)
@@ -145,9 +145,9 @@ class InOrder:
             index -= size
         raise IndexError(f"index {index} is past the last sample.")
 
-    def near(self, index: int) -> tuple[int, ...]:
-        """(): blocks come one after the other anyway."""
-        return ()
+    def near(self, index: int) -> tuple[int, tuple[int, ...]]:
+        """No blocks: they come one after the other anyway."""
+        return 0, ()
 
 
 def training_rows(

@@ -254,5 +254,6 @@ def data_identity(config: ConfigDict, parts: Parts) -> str:
 
 def _without_places(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_places(v) for k, v in value.items() if k not in ("path", "source")}
+        left_out = ("path", "source", "fetching")  # what of it decides the order is in fingerprints
+        return {k: _without_places(v) for k, v in value.items() if k not in left_out}
     return [_without_places(v) for v in value] if isinstance(value, tuple) else value

@@ -98,6 +98,8 @@ def train(config: ConfigDict, workdir: str, options: Options = Options()) -> dic
       Failed: the run cannot go on.
       Stopped: a signal ended the run after a save.
     """
+    with refusing():
+        workdirs.refuse_address(workdir)
     parts = assemble(config)
     folder = pathlib.Path(workdir).absolute()
     begun = bool(manifest.numbered(folder / "checkpoints"))  # then nothing is read from init_from

@@ -43,7 +43,8 @@ def test_only_the_blocks_said_to_be_near_are_read(lanes):
     order = BlockOrder(blocks, seed=0, batch_size=16)
     last = {}
     for visit in range(2 * 2000):
-        near, lane = order.near(visit), visit // (16 // lanes) % lanes
+        lane, near = order.near(visit)
+        assert lane == visit // (16 // lanes) % lanes
         block = blocks.find(order.position(visit))[0]
         assert block in near
         assert len(near) <= 2 * 3 + 3  # a lane that begins within a block touches one more of them
@@ -58,7 +59,7 @@ def test_next_blocks_are_foretold_a_window_ahead():
     for visit in range(0, 1200, 40):
         now = {blocks.find(position)[0] for position in visits(order, 40, visit)}
         following = {blocks.find(position)[0] for position in visits(order, 40, visit + 40)}
-        assert set(order.near(visit)) == now | following
+        assert set(order.near(visit)[1]) == now | following
 
 
 def test_hosts_that_make_the_rows_of_other_lanes_read_other_blocks():
@@ -105,6 +106,6 @@ def test_sources_with_and_without_blocks_are_mixed():
         one for one in map(plain, range(60)) if one[0] == 1
     ]
     for index, (number, position) in enumerate(found):
-        near = order.near(index)
+        near = order.near(index)[1]
         assert bool(near) == (number == 0)
         assert not near or blocks.find(position)[0] in near

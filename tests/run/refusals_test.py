@@ -12,6 +12,7 @@ from mmjax.data.tokenizers.training import train_bpe
 from mmjax.parallel.mesh import make_mesh
 from mmjax.run.assembly import assemble, data_identity, open_tokenizer, with_tokenizer
 from mmjax.run.evaluating import Evaluation
+from mmjax.run.evaluation import evaluate
 from mmjax.run.training import Options, train
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -74,3 +75,11 @@ def test_an_evaluation_goes_on_where_the_report_cannot_be_written(tmp_path, caps
     numbers = train(changed("features"), str(folder), Options())
     assert "retrieval/text_to_image/R@1" in numbers
     assert "could not be written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("act", [lambda place: train(changed("features"), place), evaluate])
+def test_a_workdir_at_an_address_is_refused_and_makes_no_folder(tmp_path, monkeypatch, act):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"--workdir='gs://bucket/run' is an address"):
+        act("gs://bucket/run")
+    assert not list(tmp_path.iterdir())

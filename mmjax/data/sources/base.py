@@ -126,13 +126,14 @@ class Source(abc.ABC):
         """The blocks that reads should keep to; None where any position is as near as any other."""
         return None
 
-    def expect(self, blocks: tuple[int, ...]) -> None:
+    def expect(self, lane: int, blocks: tuple[int, ...]) -> None:
         """Hears which blocks are read now and next, in that order; called often, returns at once.
 
         Args:
+          lane: whose they are, 0 ... lanes - 1; what it was to read two windows ago may go.
           blocks: numbers into `blocks.sizes`.
         """
-        del blocks  # most sources need no warning
+        del lane, blocks  # most sources need no warning
 
 
 def digest(facts: Any) -> str:
