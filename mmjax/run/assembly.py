@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mmjax.config import ConfigError, build, plain
 from mmjax.data.dataset import Dataset, Mixture, members_of
 from mmjax.data.fields import check_first
+from mmjax.data.sources.fetching import FetchError
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.transforms.text import Tokenize, check_tokenizer
 from mmjax.preprocess import Contract
@@ -85,7 +86,7 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = ()) -> Parts:
     for dataset in _everything(parts):
         try:
             check_first(dataset.source, dataset.fields)
-        except ValueError as error:
+        except (ValueError, FetchError) as error:
             raise ConfigError(str(error)) from None
     return parts
 

@@ -28,12 +28,13 @@ def shards(flaky, lab):
     return flaky
 
 
-def started(trainer, shards, workdir, cache):
+def started(trainer, shards, workdir, cache, *flags):
     return trainer.start(
         workdir,
         "--config.data.path=flaky://set/s-*.tar",
         f"--config.data.fetching.folder={cache}",
         f"--config.eval_data.path={trainer.val}",
+        *flags,
         config=CONFIG,
         FLAKY_ROOT=str(shards.root()),
     )
@@ -61,10 +62,15 @@ def test_a_shard_that_never_comes_ends_the_run_with_its_address(trainer, shards,
     assert run.wait() == 2
     assert run.lines[-1].startswith("error: ")
     assert "flaky://set/s-0.tar could not be fetched, 3 times tried" in run.lines[-1]
-    shards.order(**{"s-2_tar": {"cut": 1000}})
-    run = started(trainer, shards, tmp_path / "later", tmp_path / "a")
+    shards.order()
+    largest = max(path.stat().st_size for path in (shards.root() / "set").glob("*.tar"))
+    room = f"--config.data.fetching.cache_bytes={3 * largest}"  # for three shards of four
+    run = started(trainer, shards, tmp_path / "later", tmp_path / "a", room)
+    run.until_step(3)
+    shards.order(**{f"s-{number}_tar": {"cut": 1000} for number in range(SHARDS)})
     assert run.wait() == 1
-    assert run.lines[-1].startswith("error: flaky://set/s-2.tar could not be fetched, 3 times")
+    assert run.lines[-1].startswith("error: flaky://set/s-")
+    assert "could not be fetched, 3 times tried" in run.lines[-1]
     assert "bytes came instead of" in run.lines[-1]
     assert "Traceback" not in run.err
 

@@ -26,6 +26,7 @@ from mmjax.data.sources.index import SUFFIX
 __all__ = ["Held", "NoRoom", "ShardCache"]
 
 _CHUNK = 1 << 24
+_ROOM_TRIES, _ROOM_WAIT = 60, 0.5  # seconds; for room that other readers are about to leave
 _FIRST_WAIT = 1.0  # seconds before the second try, doubled for each further one
 
 
@@ -114,7 +115,7 @@ class ShardCache:
         for attempt in range(1, self._tries + 1):
             temporary = path.with_name(f".{path.name[:20]}.{uuid.uuid4().hex[:8]}.tmp")
             try:
-                self._make_room(file, temporary)
+                self._take_room(file, temporary)
                 _download(file, temporary)
                 for small in beside:
                     ending = small.url.removeprefix(file.url)
@@ -142,30 +143,43 @@ class ShardCache:
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def _make_room(self, file: FarFile, temporary: pathlib.Path) -> None:
-        """Removes what was unused for longest, and takes the place at once."""
+    def _take_room(self, file: FarFile, temporary: pathlib.Path) -> None:
+        """Waits a while for others to let go, as a window that has been read does."""
+        for _ in range(_ROOM_TRIES):
+            used = self._make_room(file, temporary)
+            if not used:
+                return
+            time.sleep(_ROOM_WAIT)
+        raise NoRoom(
+            f"{file.url} has {file.size:,} bytes and {used:,} are in use in {self._folder} by this "
+            f"and other processes; cache_bytes={self._limit:,} allows no more. Raise "
+            "fetching.cache_bytes, or lower fetching.window."
+        )
+
+    def _make_room(self, file: FarFile, temporary: pathlib.Path) -> int:
+        """Removes what was unused for longest, and takes the place at once; or says what is used.
+
+        Indexes do not count: they come and go with their shards.
+        """
         lock = _lock(self._folder / "room.lock", fcntl.LOCK_EX)
         try:
             used, old = 0, []
             for entry in os.scandir(self._folder):
                 with contextlib.suppress(FileNotFoundError):
                     found = entry.stat()
-                    used += found.st_size
-                    if entry.name.endswith(".tmp"):  # perhaps of a process that was killed
-                        old.append((0.0, pathlib.Path(entry.path)))
-                    elif _is_shard(entry.name):
-                        old.append((found.st_mtime, pathlib.Path(entry.path)))
+                    partial = entry.name.endswith(".tmp")  # perhaps of a process that was killed
+                    if partial or _is_shard(entry.name):
+                        used += found.st_size
+                        age = 0.0 if partial else found.st_mtime
+                        old.append((age, pathlib.Path(entry.path)))
             for _, path in sorted(old):
                 if used + file.size <= self._limit:
                     break
                 used -= self._evict(path)
             if used + file.size > self._limit:
-                raise NoRoom(
-                    f"{file.url} has {file.size:,} bytes and {used:,} are in use in {self._folder} "
-                    f"by this and other processes; cache_bytes={self._limit:,} allows no more. "
-                    "Raise fetching.cache_bytes, or lower fetching.window."
-                )
+                return max(used, 1)
             _reserve(temporary, file)
+            return 0
         finally:
             os.close(lock)
 
@@ -300,6 +314,6 @@ def _remove(path: pathlib.Path) -> int:
     key = path.name.removeprefix(".")[:20]
     for name in (*path.parent.glob(f"{key}-*"), *path.parent.glob(f".{key}.*.tmp")):
         with contextlib.suppress(FileNotFoundError):
-            won += name.stat().st_size
+            won += 0 if name.name.endswith(SUFFIX) else name.stat().st_size
             name.unlink()
     return won
