@@ -13,6 +13,8 @@ FLOORS = (  # the oldest versions that the test-suite was run on; no upper caps
     "tensorflow-datasets>=4.9.10",
     "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so
     "array_record>=0.8.6",
+    "pyarrow>=26.0",
+    "fsspec>=2026.9",
     "ml-collections>=1.1.0",
     "absl-py>=2.1",  # grain's worker processes read parsed absl flags
     "numpy>=2.0",
@@ -40,6 +42,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "wandb": ["wandb"],
+        "gcs": ["gcsfs"],  # shards at gs://
         "peers": ["torch", "open_clip_torch"],  # what step.py and quality.py compare with
         "test": [
             "pytest>=8",

@@ -16,16 +16,28 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 
-@pytest.fixture(scope="session")
-def lab() -> Any:
-    """The module trainer.py beside this file."""
-    spec = importlib.util.spec_from_file_location(
-        "trainer", pathlib.Path(__file__).parent / "trainer.py"
-    )
+def beside(name: str) -> Any:
+    """A module beside this file."""
+    place = pathlib.Path(__file__).parent / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, place)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def lab() -> Any:
+    """The module trainer.py."""
+    return beside("trainer")
+
+
+@pytest.fixture
+def flaky(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module flaky.py, with an empty store in tmp_path/flaky."""
+    (tmp_path / "flaky").mkdir()
+    monkeypatch.setenv("FLAKY_ROOT", str(tmp_path / "flaky"))
+    return beside("flaky")
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.fields import Fields
+from mmjax.data.sources import patterns
 from mmjax.data.sources.base import Source
+from mmjax.data.sources.fetching import FETCHING, Fetching
 
+_SPREAD_BLOCKS = 8  # that a tokenizer is trained on, or every shard would be fetched for it
 _TABLES = (".jsonl", ".ndjson", ".csv", ".tsv")
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 
@@ -25,6 +28,7 @@ class Dataset:
       fields: which members of a record are picture, caption, group, label.
       transforms: applied in order; each random draw is keyed by (seed, sample index).
       weight: share of the samples where several datasets are mixed.
+      fetching: how shards are brought here where `path` is an address.
     """
 
     path: str = ""
@@ -32,6 +36,7 @@ class Dataset:
     fields: Fields = dataclasses.field(default_factory=Fields)
     transforms: tuple[Transform, ...] = ()
     weight: float = 1.0
+    fetching: Fetching = dataclasses.field(default_factory=Fetching)
 
     def __post_init__(self) -> None:
         if bool(self.path) == (self.source is not None):
@@ -39,7 +44,7 @@ class Dataset:
         if not self.weight > 0:
             raise ValueError(f"weight={self.weight}: a dataset's weight is above 0.")
         if self.source is None:
-            object.__setattr__(self, "source", open_source(self.path))
+            object.__setattr__(self, "source", open_source(self.path, self.fetching))
         if len(self.source) == 0:
             raise ValueError(f"no samples: {self.source.describe()}.")
 
@@ -47,9 +52,9 @@ class Dataset:
         """Captions of up to `most` samples, spread evenly; unusable samples are passed over."""
         from mmjax.data.sources.base import BadSample
 
-        for position in np.unique(np.linspace(0, len(self.source) - 1, most).astype(np.int64)):
+        for position in _spread(self.source, most):
             try:
-                yield from self.fields(self.source[int(position)]).get("captions", ())
+                yield from self.fields(self.source[position]).get("captions", ())
             except BadSample:
                 continue
 
@@ -70,14 +75,38 @@ def members_of(data: Dataset | Mixture) -> tuple[Dataset, ...]:
     return data.members if isinstance(data, Mixture) else (data,)
 
 
-def open_source(path: str) -> Source:
+def _spread(source: Source, most: int) -> list[int]:
+    """Up to `most` positions spread evenly; over a few blocks where a source has blocks."""
+    if source.blocks is None:
+        return np.unique(np.linspace(0, len(source) - 1, most).astype(np.int64)).tolist()
+    ends, sizes = source.blocks.ends, source.blocks.sizes
+    chosen = np.unique(np.linspace(0, len(sizes) - 1, _SPREAD_BLOCKS).astype(np.int64)).tolist()
+    share = -(-most // len(chosen))
+    spread = [np.linspace(ends[n] - sizes[n], ends[n] - 1, share).astype(np.int64) for n in chosen]
+    return np.unique(np.concatenate(spread)).tolist()
+
+
+def _far(path: str, fetching: Fetching) -> Source:
+    from mmjax.data.sources import remote
+
+    words = tuple(path.split())
+    for word in words:
+        if not patterns.is_address(word):
+            raise ValueError(f"{word!r} is no address, the others of {path!r} are; mix datasets.")
+    return remote.RemoteShards(words, fetching)
+
+
+def open_source(path: str, fetching: Fetching = FETCHING) -> Source:
     """The source that a path means, by its ending.
 
     Args:
       path: `.tar` shards (globs, {000..009} braces, several separated by spaces), `.array_record`
-        or `.arrayrecord` files, a `.jsonl`, `.ndjson`, `.csv` or `.tsv` table, or a folder of
-        pictures. A file or folder whose own name has spaces is taken whole where it exists; '~' is
+        or `.arrayrecord` files, `.parquet` files, a `.jsonl`, `.ndjson`, `.csv` or `.tsv` table, or
+        a folder of pictures. A text with spaces that finds files as a whole is one pattern; '~' is
         the home folder.
+
+      fetching: how shards are brought here: `.tar` and `.array_record` files may also be at
+        addresses that fsspec knows, such as gs:// and s3://.
 
     Raises:
       ValueError: a blank path, or the ending names no kind of source.
@@ -88,12 +117,11 @@ def open_source(path: str) -> Source:
     if not path.strip():
         raise ValueError(f"{path!r} is a blank path; name shards, a table or a folder of pictures.")
     whole = os.path.expanduser(path)
-    words = (whole,) if os.path.exists(whole) else tuple(path.split())
+    words = (whole,) if os.path.exists(whole) else patterns.split(path)
     first = words[0]
-    if "://" in path or first.startswith("pipe:"):
-        raise ValueError(
-            f"{path!r}: data is read from local or mounted files. Mount the bucket, or copy it."
-        )
+    if any(map(patterns.is_address, words)):
+        return _far(path, fetching)
+    patterns.refuse_address(first)
     if os.path.isdir(whole):
         return folder.Folder(whole)
     if whole.endswith(_TABLES):
@@ -102,8 +130,12 @@ def open_source(path: str) -> Source:
         return webdataset.WebDataset(words)
     if ".array_record" in first or ".arrayrecord" in first:
         return array_record.ArrayRecordSource(words)
+    if first.endswith(".parquet"):
+        from mmjax.data.sources import parquet  # Arrow alone takes a fifth of a second to import
+
+        return parquet.Parquet(words)
     near = sorted(glob.glob(os.path.join(os.path.dirname(whole) or ".", "*")))[:5]
     raise ValueError(
-        f"{path!r} is no data: give .tar or .array_record files, a .jsonl, .ndjson, .csv or "
-        f".tsv table, or a folder. Nearby: {', '.join(near) or 'nothing'}."
+        f"{path!r} is no data: give .tar, .array_record or .parquet files, a .jsonl, .ndjson, .csv "
+        f"or .tsv table, or a folder. Nearby: {', '.join(near) or 'nothing'}."
     )

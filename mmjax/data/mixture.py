@@ -9,7 +9,9 @@ import functools
 
 import numpy as np
 
+from mmjax.data.block_order import BlockOrder
 from mmjax.data.shuffle import round_keys, shuffled
+from mmjax.data.sources.base import Blocks
 
 PERIOD = 1000  # weights are kept to a thousandth
 
@@ -24,17 +26,23 @@ class Order:
       sizes: number of samples of each source.
       weights: share of each source; only their ratios count.
       seed: decides the shuffles.
+      blocks: of the sources that are read in blocks, None for the others; () where none is.
+      batch_size: rows of a batch, for `Blocks.lanes`.
 
     Raises:
-      ValueError: a weight that gives its source no turn in 1000.
+      ValueError: a weight that gives its source no turn in 1000, or lanes that do not go with the
+        batch.
     """
 
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
     seed: int
+    blocks: tuple[Blocks | None, ...] = ()
+    batch_size: int = 1
 
     def __post_init__(self) -> None:
-        _ = self._turns  # refused here, not in the thread that first asks for an index
+        # Refused here, not in the thread that first asks for an index.
+        _ = self._turns, self._block_orders
 
     @functools.cached_property
     def _turns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -57,16 +65,39 @@ class Order:
 
     def __call__(self, index: int) -> tuple[int, int]:
         """(source number, position) of the sample at an index, 0 or more."""
+        number, visit = self._visit(index)
+        if number in self._block_orders:
+            return number, self._block_orders[number].position(visit)
+        epoch, position = divmod(visit, self.sizes[number])
+        keys = round_keys(self._source_seed(number), epoch)
+        return number, shuffled(position, self.sizes[number], keys)
+
+    def near(self, index: int) -> tuple[int, tuple[int, ...]]:
+        """A lane, and blocks that the source of an index reads in it now and next; () for none."""
+        number, visit = self._visit(index)
+        order = self._block_orders.get(number)
+        return order.near(visit) if order is not None else (0, ())
+
+    @functools.cached_property
+    def _block_orders(self) -> dict[int, BlockOrder]:
+        return {
+            number: BlockOrder(blocks, self._source_seed(number), self.batch_size)
+            for number, blocks in enumerate(self.blocks)
+            if blocks is not None
+        }
+
+    def _source_seed(self, number: int) -> int:
+        return self.seed * 1_000_003 + number
+
+    def _visit(self, index: int) -> tuple[int, int]:
+        """(source number, how often that source had its turn before)."""
         source, before, turns = self._turns
         rounds, place = divmod(index, len(source))
         number = int(source[place])
-        visit = rounds * int(turns[number]) + int(before[place])
-        epoch, position = divmod(visit, self.sizes[number])
-        keys = round_keys(self.seed * 1_000_003 + number, epoch)
-        return number, shuffled(position, self.sizes[number], keys)
+        return number, rounds * int(turns[number]) + int(before[place])
 
     def __getstate__(self) -> dict[str, object]:
-        return {"sizes": self.sizes, "weights": self.weights, "seed": self.seed}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)

@@ -7,7 +7,7 @@ import numpy as np
 
 from mmjax.data.dataset import Dataset
 from mmjax.data.mixture import Order
-from mmjax.data.sources.base import CAUSES, BadSample
+from mmjax.data.sources.base import CAUSES, BadSample, Source
 
 ATTEMPTS = 8  # replacements for one row before it stays empty
 _WORDS = ("image", "token_ids", "text_mask", "label", "image_features", "text_features")
@@ -39,7 +39,7 @@ class Rows:
       datasets: what is mixed.
       seed: of the run.
       stream: the stream's name; streams of one seed draw differently.
-      order: index → (dataset, position).
+      order: index → (dataset, position), and the blocks near an index.
       replace: whether an unusable sample is replaced by another of the same source (training) or
         leaves an empty row (evaluation: each sample once).
     """
@@ -73,9 +73,13 @@ class Rows:
         bad = np.zeros(len(CAUSES), np.int32)
         number, position = self.order(index)
         dataset = self.datasets[number]
+        lane, near = self.order.near(index)
+        if near:
+            dataset.source.expect(lane, near)
         for attempt in range(ATTEMPTS + 1 if self.replace else 1):
             if attempt:
-                position = mix_bits(self._key, index, attempt) % len(dataset.source)
+                bits = mix_bits(self._key, index, attempt)
+                position = _substitute(dataset.source, near, bits)
             try:
                 row = self._row(dataset, number, position, index, attempt)
                 _check_shapes(row, shapes or {})
@@ -102,6 +106,16 @@ class Rows:
         if "group" in sample:
             row["group"] = text_identity(str(sample["group"]))
         return row
+
+
+def _substitute(source: Source, near: tuple[int, ...], bits: int) -> int:
+    """A position drawn by some bits, from blocks that are at hand where there are blocks."""
+    if not near:
+        return bits % len(source)
+    blocks = source.blocks
+    bits, choice = divmod(bits, len(near))
+    size = blocks.sizes[near[choice]]
+    return blocks.ends[near[choice]] - size + bits % size
 
 
 def _check_shapes(row: dict[str, Any], shapes: Shapes) -> None:
@@ -131,12 +145,20 @@ class InOrder:
             index -= size
         raise IndexError(f"index {index} is past the last sample.")
 
+    def near(self, index: int) -> tuple[int, tuple[int, ...]]:
+        """No blocks: they come one after the other anyway."""
+        return 0, ()
 
-def training_rows(datasets: tuple[Dataset, ...], seed: int, stream: str) -> Rows:
-    """Endless shuffled rows of a training stream."""
+
+def training_rows(
+    datasets: tuple[Dataset, ...], seed: int, stream: str, batch_size: int = 1
+) -> Rows:
+    """Endless shuffled rows of a training stream; the batch's size matters for lanes alone."""
     sizes = tuple(len(dataset.source) for dataset in datasets)
     weights = tuple(dataset.weight for dataset in datasets)
-    return Rows(datasets, seed, stream, Order(sizes, weights, seed), replace=True)
+    blocks = tuple(dataset.source.blocks for dataset in datasets)
+    order = Order(sizes, weights, seed, blocks, batch_size)
+    return Rows(datasets, seed, stream, order, replace=True)
 
 
 def evaluation_rows(datasets: tuple[Dataset, ...], seed: int) -> Rows:

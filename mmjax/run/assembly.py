@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mmjax.config import ConfigError, build, plain
 from mmjax.data.dataset import Dataset, Mixture, members_of
 from mmjax.data.fields import check_first
+from mmjax.data.sources.fetching import FetchError
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.transforms.text import Tokenize, check_tokenizer
 from mmjax.preprocess import Contract
@@ -95,7 +96,7 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
     for dataset in _everything(parts):
         try:
             check_first(dataset.source, dataset.fields)
-        except ValueError as error:
+        except (ValueError, FetchError) as error:
             raise ConfigError(str(error)) from None
     return parts
 
@@ -264,5 +265,6 @@ def data_identity(config: ConfigDict, parts: Parts) -> str:
 
 def _without_places(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_places(v) for k, v in value.items() if k not in ("path", "source")}
+        left_out = ("path", "source", "fetching")  # what of it decides the order is in fingerprints
+        return {k: _without_places(v) for k, v in value.items() if k not in left_out}
     return [_without_places(v) for v in value] if isinstance(value, tuple) else value

@@ -17,6 +17,7 @@ from mmjax.run.assembly import (
 )
 from mmjax.run.evaluating import Evaluation, print_numbers, to_line
 from mmjax.run.training import refusing, say, start_mesh
+from mmjax.training import workdir as workdirs
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled, shapes_from_plain
 
@@ -43,6 +44,10 @@ def evaluate(
     Raises:
       ConfigError: no such workdir or step, or nothing held out.
     """
+    try:
+        workdirs.refuse_address(workdir)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     folder = pathlib.Path(workdir).absolute()
     # A step has its own copies of config and tokenizer, which a later --resume leaves as they are.
     home = folder if step is None else folder / "checkpoints" / str(step)

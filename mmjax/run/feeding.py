@@ -7,6 +7,7 @@ import jax
 
 from mmjax.data.device import Feed
 from mmjax.data.pipeline import BatchMaker, Reading, batches
+from mmjax.data.sources.fetching import FetchError
 from mmjax.training.loop import Failed
 from mmjax.typing import Batch
 
@@ -16,7 +17,7 @@ def late_is_failure() -> Iterator[None]:
     """A batch that does not come within ends the run with a line, not with a traceback."""
     try:
         yield
-    except TimeoutError as error:
+    except (TimeoutError, FetchError) as error:
         raise Failed(str(error)) from error
 
 

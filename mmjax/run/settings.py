@@ -9,6 +9,7 @@ from mmjax.data.dataset import Dataset
 from mmjax.data.datasets.scenes import Scenes
 from mmjax.data.fields import Fields
 from mmjax.data.pipeline import Reading
+from mmjax.data.sources.fetching import Fetching
 from mmjax.data.tokenizers.training import SMALLEST_VOCABULARY
 from mmjax.data.transforms.captions import PickCaption
 from mmjax.data.transforms.image import RandomResizedCrop
@@ -168,12 +169,14 @@ def image_text_data(
     )
     config.data = spec(
         Dataset,
+        fetching=spec(Fetching),
         source=spec(Scenes, num_scenes=64, image_size=size) if made_up else None,
         fields=spec(Fields, **fields),
         transforms=(spec(RandomResizedCrop, size=size, scale=scale), spec(PickCaption), tokenize),
     )
     config.eval_data = spec(
         Dataset,
+        fetching=spec(Fetching),
         source=spec(Scenes, split="held_out", num_scenes=16, image_size=size) if made_up else None,
         fields=spec(Fields, **fields),
         transforms=(spec(Resize, size=size, form=form), spec(PickCaption, first=True), tokenize),

@@ -80,6 +80,8 @@ def train(config: ConfigDict, workdir: str, options: Options = PLAIN) -> dict[st
       Failed: the run cannot go on.
       Stopped: a signal ended the run after a save.
     """
+    with refusing():
+        workdirs.refuse_address(workdir)
     parts = assemble(config)
     folder = pathlib.Path(workdir).absolute()
     begun = bool(manifest.numbered(folder / "checkpoints"))  # then nothing is read from init_from
@@ -344,7 +346,7 @@ def stream_makers(parts: Parts) -> dict[str, BatchMaker]:
     made = {}
     for name, stream in parts.streams.items():
         made[name] = BatchMaker(
-            training_rows(members_of(stream.data), parts.recipe.seed, name),
+            training_rows(members_of(stream.data), parts.recipe.seed, name, stream.batch_size),
             stream.batch_size,
             jax.process_index(),
             jax.process_count(),

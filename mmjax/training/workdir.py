@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +23,17 @@ from mmjax.parallel import hosts
 from mmjax.training import manifest
 from mmjax.training.lock import STALE_SECONDS, Busy, Lock
 
-__all__ = ["CONFIG", "METRICS", "Busy", "Decision", "compare_config", "decide", "locked", "settle"]
+__all__ = [
+    "CONFIG",
+    "METRICS",
+    "Busy",
+    "Decision",
+    "compare_config",
+    "decide",
+    "locked",
+    "refuse_address",
+    "settle",
+]
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -61,6 +72,19 @@ class Decision:
     def fresh(self) -> bool:
         """True where training starts from step 0."""
         return self.action in ("start", "overwrite")
+
+
+def refuse_address(workdir: str) -> None:
+    """Refuses 'gs://...': as a path it would quietly become a local folder named 'gs:'.
+
+    Raises:
+      ValueError: the workdir is an address.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", workdir):
+        raise ValueError(
+            f"--workdir={workdir!r} is an address; a run writes to a local or mounted folder. "
+            "Mount the bucket (gcsfuse), or give a local folder and copy it afterwards."
+        )
 
 
 @contextlib.contextmanager

@@ -312,7 +312,9 @@ def test_mixed_bits_look_like_noise():
     ("path", "message"),
     [
         ("pipe:cat x.tar", "local or mounted"),
-        ("gs://bucket/x.tar", "local or mounted"),
+        ("gs://bucket/x.tar", "pip install 'mmjax.gcs.'"),
+        ("nowhere://bucket/x.tar", "nowhere"),
+        ("gs://bucket/x.parquet", "tar or .array_record"),
         ("nowhere.xyz", "is no data"),
     ],
 )

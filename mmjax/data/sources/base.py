@@ -5,11 +5,15 @@ hold, by member name, undecoded; `mmjax.data.fields.Fields` makes a sample of it
 """
 
 import abc
+import bisect
+import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 from typing import Any
 
-__all__ = ["CAUSES", "BadSample", "Record", "Source", "digest"]
+__all__ = ["CAUSES", "BadSample", "Blocks", "Record", "Source", "digest"]
 
 Record = dict[str, Any]
 
@@ -42,6 +46,41 @@ class BadSample(Exception):
 
     def __str__(self) -> str:
         return f"{self.cause}: {self.message}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How a source wants to be read: block after block, as whole shards or row groups come.
+
+    Attributes:
+      sizes: samples in each block, 1 or more, in the order of the positions.
+      window: neighbouring blocks of the shuffled order whose samples are mixed: those that have to
+        be at hand at once.
+      lanes: parts of a batch that walk through blocks of their own.
+
+    Raises:
+      ValueError: no block or an empty one, a window or lanes below 1.
+    """
+
+    sizes: tuple[int, ...]
+    window: int
+    lanes: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 1:
+            raise ValueError("each block holds at least one sample, and there is one at least.")
+        if self.window < 1 or self.lanes < 1:
+            raise ValueError(f"window={self.window} and lanes={self.lanes} are 1 or more.")
+
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        """One past the last position of each block."""
+        return list(itertools.accumulate(self.sizes))
+
+    def find(self, position: int) -> tuple[int, int]:
+        """(block, sample within it) of a position."""
+        number = bisect.bisect_right(self.ends, position)
+        return number, position - self.ends[number] + self.sizes[number]
 
 
 class Source(abc.ABC):
@@ -81,6 +120,20 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def describe(self) -> str:
         """One line for people, e.g. '5 shards, 6,000 samples of jpg json txt'."""
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """The blocks that reads should keep to; None where any position is as near as any other."""
+        return None
+
+    def expect(self, lane: int, blocks: tuple[int, ...]) -> None:
+        """Hears which blocks are read now and next, in that order; called often, returns at once.
+
+        Args:
+          lane: whose they are, 0 ... lanes - 1; what it was to read two windows ago may go.
+          blocks: numbers into `blocks.sizes`.
+        """
+        del lane, blocks  # most sources need no warning
 
 
 def digest(facts: Any) -> str:

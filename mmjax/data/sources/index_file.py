@@ -17,7 +17,7 @@ import numpy as np
 
 from mmjax.data.sources import tar
 
-__all__ = ["StaleIndex", "TarIndex", "open_index", "write_index"]
+__all__ = ["StaleIndex", "TarIndex", "open_index", "read_counts", "write_index"]
 
 _MAGIC = b"mmjaxtar"
 _VERSION = 1
@@ -121,6 +121,26 @@ def open_index(path: str, body: int | None = None) -> TarIndex:
     if body is None:
         _check(path, header, columns)
     return TarIndex(path, header, columns)
+
+
+def read_counts(beginning: bytes) -> tuple[int, int]:
+    """(bytes of the shard, samples in it), from the beginning of an index file.
+
+    Args:
+      beginning: as far as the header goes at least.
+
+    Raises:
+      StaleIndex: damaged, of another version, or not all of the header.
+    """
+    try:
+        magic, version, length, checksum = _PREFIX.unpack_from(beginning)
+        text = beginning[_PREFIX.size : _PREFIX.size + length]
+        if magic != _MAGIC or version != _VERSION or zlib.crc32(text) != checksum:
+            raise ValueError("damaged")
+        header = json.loads(text)
+        return int(header["shard_bytes"]), int(header["samples"])
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise StaleIndex(f"this is no sound index: {error}") from None
 
 
 def write_index(path: str, header: dict[str, Any], columns: dict[str, np.ndarray]) -> None:

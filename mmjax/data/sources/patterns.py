@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Iterator
 
-__all__ = ["expand"]
+__all__ = ["expand", "is_address", "names", "refuse_address", "split"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _NESTED = re.compile(r"\{[^}]*\{")
@@ -59,6 +60,49 @@ def expand(path: str | tuple[str, ...], leave_out: tuple[str, ...] = ()) -> tupl
     return tuple(found)
 
 
+def names(written: tuple[str, ...]) -> Iterator[str]:
+    """Every name that some patterns' braces stand for, globs left as they are.
+
+    Raises:
+      ValueError: braces that cannot be read, or too many names.
+    """
+    for number, name in enumerate(itertools.chain.from_iterable(map(_braces, written))):
+        if number == _MOST_FILES:
+            raise ValueError(f"{' '.join(written)!r} names more than {_MOST_FILES:,} files.")
+        yield name
+
+
+def split(text: str) -> tuple[str, ...]:
+    """The patterns of a text that holds one, or several with spaces between them.
+
+    Folders may have spaces in their names. So the whole text is taken as one pattern where that
+    finds anything, and is split only where it does not. Several patterns of which one has a space
+    cannot be written as text: give a source a tuple of them.
+
+    Args:
+      text: not blank, as typed.
+
+    Raises:
+      ValueError: braces that cannot be read.
+    """
+    text = text.strip()
+    if len(text.split()) == 1:
+        return (text,)
+    names = map(os.path.expanduser, itertools.islice(_braces(text), _MOST_FILES))
+    if any(os.path.exists(name) or _matches(name) for name in names):
+        return (text,)
+    return tuple(text.split())
+
+
+def _matches(name: str) -> bool:
+    return glob.has_magic(name) and next(glob.iglob(name, recursive=True), None) is not None
+
+
+def is_address(text: str) -> bool:
+    """Whether a text begins like 'gs://'."""
+    return _ADDRESS.match(text) is not None
+
+
 def refuse_address(name: str) -> None:
     """Refuses everything that is not a file of this machine: no shell, no network.
 
@@ -67,8 +111,9 @@ def refuse_address(name: str) -> None:
     """
     if _SCHEME.match(name):
         raise ValueError(
-            f"{name!r} is an address, not a file: only local or mounted files are read, nothing is "
-            "run or fetched. Mount or copy the data (or write './' before a name that has a ':')."
+            f"{name!r} is an address, not a file: but for .tar and .array_record shards only local "
+            "or mounted files are read, and nothing is run. Mount or copy the data (or write './' "
+            "before a name that has a ':')."
         )
 
 

@@ -10,6 +10,7 @@ import concurrent.futures
 import itertools
 import os
 import threading
+import weakref
 import zlib
 from typing import Any, NamedTuple
 
@@ -38,10 +39,7 @@ class _Open:
         self.index = index_file.open_index(shard.index, shard.body)
         self.wanted = [not members or kind in members for kind in self.index.kinds]
         self.file = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if hasattr(self, "file"):
-            os.close(self.file)
+        weakref.finalize(self, os.close, self.file)
 
 
 class WebDataset(base.Source):

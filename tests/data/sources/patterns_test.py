@@ -69,3 +69,33 @@ def test_wrong_braces_are_refused(folder, path):
 def test_a_range_of_a_thousand_million_files_is_refused_at_once(folder):
     with pytest.raises(ValueError, match="more than 100,000"):
         patterns.expand("a-{0..999}{0..999}{0..999}.tar")
+
+
+@pytest.mark.parametrize(
+    ("text", "patterns_found"),
+    [
+        ("a b/x-*.tar", ("a b/x-*.tar",)),
+        (" a b/x-{0..1}.tar\n", ("a b/x-{0..1}.tar",)),
+        ("a b/x-{0..2}.tar", ("a b/x-{0..2}.tar",)),
+        ("a b/x-0.tar", ("a b/x-0.tar",)),
+        ("~/a b/x-?.tar", ("~/a b/x-?.tar",)),
+        ("a-000.tar b-*.tar", ("a-000.tar", "b-*.tar")),
+        ("a-000.tar  no\tb-*.tar", ("a-000.tar", "no", "b-*.tar")),
+        ("a-*.tar", ("a-*.tar",)),
+    ],
+)
+def test_a_text_is_split_at_spaces_unless_the_whole_of_it_finds_files(
+    folder, monkeypatch, text, patterns_found
+):
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "a b").mkdir()
+    for number in range(2):
+        (folder / "a b" / f"x-{number}.tar").touch()
+    assert patterns.split(text) == patterns_found
+
+
+def test_a_file_that_a_range_in_a_folder_with_spaces_lacks_is_named(folder):
+    (folder / "a b").mkdir()
+    (folder / "a b" / "x-0.tar").touch()
+    with pytest.raises(FileNotFoundError, match=r"for 1 of the files.*: a b/x-1\.tar"):
+        patterns.expand(patterns.split("a b/x-{0..1}.tar"))
