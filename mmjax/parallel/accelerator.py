@@ -1,9 +1,15 @@
-"""Refuses a silent CPU: JAX takes one where a driver is missing, and the run would take years."""
+"""Which accelerator a run is for: asked for by name, or found.
+
+JAX takes a CPU in silence where a driver is missing, and the run would take years.
+"""
 
 import importlib.metadata
 import importlib.util
+import os
 
 import jax
+
+from mmjax.parallel.place import has_tpu
 
 PLATFORMS = {"tpu": "tpu", "gpu": "cuda"}  # and the extra of this package that brings it
 
@@ -26,6 +32,22 @@ def require(platform: str) -> None:
     except RuntimeError as error:  # JAX_PLATFORMS names one that cannot be started
         words = " ".join(str(error).split())[:200]
     raise ValueError(f"--require={platform}: JAX found {words}. {_advice(platform)}")
+
+
+def leave_out_tpu() -> bool:
+    """Keeps JAX from looking for TPUs where there are none; before the first use of a device.
+
+    libtpu may be installed only to compile for TPUs elsewhere. Without chips JAX still starts it,
+    which takes seconds, asks the network and prints a page.
+
+    Returns:
+      Whether it was done: not where platforms were named, or a plugin brings another accelerator.
+    """
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    if jax.config.jax_platforms or plugins or not _installed("tpu") or has_tpu(os.environ):
+        return False
+    jax.config.update("jax_platforms", "cpu")
+    return True
 
 
 def _advice(platform: str) -> str:

@@ -59,7 +59,7 @@ def find_place(environ: Mapping[str, str] | None = None, tpu: bool | None = None
         return _open_mpi(environ)
     if environ.get("SLURM_STEP_NODELIST"):
         return _slurm(environ)
-    return _tpu_slice(environ, _has_tpu(environ) if tpu is None else tpu)
+    return _tpu_slice(environ, has_tpu(environ) if tpu is None else tpu)
 
 
 def note(environ: Mapping[str, str] | None = None) -> str:
@@ -149,7 +149,7 @@ def _gpus(environ: Mapping[str, str], local: int, beside: int) -> tuple[int, ...
     return tuple(range(local * share, (local + 1) * share)) if share else (local,)
 
 
-def _has_tpu(environ: Mapping[str, str]) -> bool:
+def has_tpu(environ: Mapping[str, str]) -> bool:
     """Whether this machine has TPU chips and the library that drives them; asks no network."""
     platforms = environ.get("JAX_PLATFORMS", "")
     if platforms and "tpu" not in platforms.split(","):

@@ -6,7 +6,7 @@ import pathlib
 from mmjax.config import ConfigError, from_json, override
 from mmjax.evaluation.report import write_report
 from mmjax.parallel import compilation, cpu, hosts
-from mmjax.parallel.accelerator import require
+from mmjax.parallel.accelerator import leave_out_tpu, require
 from mmjax.parallel.watchdog import Watch
 from mmjax.run.assembly import (
     assemble,
@@ -68,6 +68,8 @@ def evaluate(
     if not parts.settings["evaluators"]:
         raise ConfigError("the run's config has no evaluators.")
     with refusing():
+        if not platform:
+            leave_out_tpu()
         cpu.keep_freed_memory()
         joined = hosts.start(parts.settings["watchdog"])
         require(platform)

@@ -25,7 +25,7 @@ from mmjax.data.tokenizers.training import train_bpe
 from mmjax.evaluation.report import write_report
 from mmjax.objectives.base import check_needs
 from mmjax.parallel import compilation, cpu, hosts
-from mmjax.parallel.accelerator import require
+from mmjax.parallel.accelerator import leave_out_tpu, require
 from mmjax.parallel.mesh import check_batch, make_mesh
 from mmjax.parallel.sharding import batch_sharding
 from mmjax.parallel.watchdog import Watch
@@ -90,6 +90,8 @@ def train(config: ConfigDict, workdir: str, options: Options = PLAIN) -> dict[st
     with refusing():
         check_letters(folder)
         profile = Profile(options.profile, folder)
+        if not options.require:
+            leave_out_tpu()
         cpu.keep_freed_memory()
         joined = hosts.start(parts.settings["watchdog"])
         require(options.require)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from mmjax.parallel.accelerator import require
+from mmjax.parallel.accelerator import leave_out_tpu, require
 
 
 @pytest.fixture
@@ -74,3 +74,24 @@ def test_a_platform_that_does_not_start_is_one_line(devices, monkeypatch):
 def test_other_words_are_refused():
     with pytest.raises(ValueError, match="give one of tpu, gpu"):
         require("quantum")
+
+
+@pytest.mark.parametrize(
+    ("installed", "chips", "platforms", "done"),
+    [
+        (True, False, None, True),
+        (False, False, None, False),
+        (True, True, None, False),
+        (True, False, "tpu,cpu", False),
+    ],
+)
+def test_tpus_are_not_looked_for_where_there_are_none(
+    monkeypatch, installed, chips, platforms, done
+):
+    config = SimpleNamespace(jax_platforms=platforms)
+    config.update = lambda name, value: setattr(config, name, value)
+    monkeypatch.setattr("mmjax.parallel.accelerator.jax.config", config)
+    monkeypatch.setattr("mmjax.parallel.accelerator._installed", lambda platform: installed)
+    monkeypatch.setattr("mmjax.parallel.accelerator.has_tpu", lambda environ: chips)
+    assert leave_out_tpu() is done
+    assert config.jax_platforms == ("cpu" if done else platforms)
