@@ -71,6 +71,7 @@ def evaluate(
         mesh,
         {name: maker.global_shapes for name, maker in makers.items()},
         parts.settings["sharding_rules"],
+        parts.settings["whole_above_bytes"],
     )
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:

@@ -23,6 +23,7 @@ from mmjax.data.tokenizers.training import train_bpe
 from mmjax.evaluation.report import write_report
 from mmjax.objectives.base import check_needs
 from mmjax.parallel import compilation, cpu, hosts
+from mmjax.parallel.layout import fallbacks
 from mmjax.parallel.mesh import check_batch, make_mesh
 from mmjax.parallel.sharding import batch_sharding
 from mmjax.run import environment
@@ -243,7 +244,10 @@ def _train(
             mesh,
             {name: maker.global_shapes for name, maker in makers.items()},
             settings["sharding_rules"],
+            settings["whole_above_bytes"],
         )
+    for line in fallbacks(compiled.layout):
+        say(f"sharding: {line}")
     identity = data_identity(config, parts)
     with refusing():
         state, start, offset = _begin(config, compiled, checkpoints, identity, options)
