@@ -1,34 +1,49 @@
-"""How arrays lie on the mesh: path rules for the state, axis words for activations.
+"""How activations lie on the mesh, and a layer's parameters while it uses them.
 
-Rules are ordered (path pattern, spec) over the whole state. A spec is a tuple of mesh axes (or
-None) for the array's trailing dimensions, so a rule is the same for one layer and for a stack.
+Models say what a dimension is by a word; the run maps words to mesh axes. How the state lies
+between steps is decided by rules, see `mmjax.parallel.layout`.
 """
 
 import contextlib
 import contextvars
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mmjax.paths import Rules, map_with_path, match
-
-WHOLE: Rules = ((".*", ()),)  # each array whole on each device
-
 # Words that models use for the dimensions of activations, and the mesh axes they mean.
-ACTIVATIONS: Mapping[str, tuple[str, ...]] = {"batch": ("data", "fsdp")}
+ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+}
 
-_mesh: contextvars.ContextVar[tuple[Mesh, Mapping[str, tuple[str, ...]]] | None] = (
-    contextvars.ContextVar("mesh", default=None)
-)
+
+class _Current(NamedTuple):
+    mesh: Mesh
+    words: Mapping[str, tuple[str, ...]]
+    params: Mapping[str, PartitionSpec]
+
+
+_mesh: contextvars.ContextVar[_Current | None] = contextvars.ContextVar("mesh", default=None)
 
 
 @contextlib.contextmanager
-def activations(mesh: Mesh, words: Mapping[str, tuple[str, ...]] = ACTIVATIONS) -> Iterator[None]:
-    """Within it, `constrain` means this mesh; wrap the tracing of a step in it."""
-    token = _mesh.set((mesh, words))
+def activations(
+    mesh: Mesh,
+    words: Mapping[str, tuple[str, ...]] = ACTIVATIONS,
+    params: Mapping[str, PartitionSpec] | None = None,
+) -> Iterator[None]:
+    """Within it, `constrain` means this mesh; wrap the tracing of a step in it.
+
+    Args:
+      mesh: of the run.
+      words: the mesh axes that each word of `constrain` means.
+      params: {path of a parameter: how it is stored}, for `used_and_stored`.
+    """
+    token = _mesh.set(_Current(mesh, words, params or {}))
     try:
         yield
     finally:
@@ -42,15 +57,64 @@ def constrain(x: Any, *words: str | None) -> Any:
       x: an array.
       words: for each dimension a word such as 'batch', or None for whole. Words that the run
         gives no axis mean whole.
+
+    Raises:
+      ValueError: another number of words than dimensions, or an axis that does not divide its
+        dimension. Such a layer would be computed whole on each device and nobody would notice, so
+        it is refused. The batch is let through: its size is checked at the start of the run, and
+        parameters are made with a single row.
     """
     current = _mesh.get()
     if current is None:
         return x
-    mesh, axes = current
     if len(words) != x.ndim:
         raise ValueError(f"{len(words)} words {words} for an array of {x.ndim} dimensions.")
-    spec = PartitionSpec(*(axes.get(word) if word else None for word in words))
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+    axes = [current.words.get(word) if word else None for word in words]
+    for word, names, size in zip(words, axes, x.shape):
+        if names and word != "batch":
+            _check_ways(current.mesh, word, names, size)
+    sharding = NamedSharding(current.mesh, PartitionSpec(*axes))
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def _check_ways(mesh: Mesh, word: str, names: tuple[str, ...], size: int) -> None:
+    ways = math.prod(mesh.shape[name] for name in names)
+    if size % ways:
+        fitting = ", ".join(str(n) for n in range(1, 1 + min(size, 64)) if size % n == 0)
+        raise ValueError(
+            f"mesh: {' x '.join(names)} = {ways} does not divide the model's {size} {word!r}. "
+            f"These sizes do: {fitting}."
+        )
+
+
+def used_and_stored(path: str, ndim: int) -> tuple[NamedSharding, NamedSharding] | None:
+    """How a layer's parameter lies while it is used, and how it is stored.
+
+    Stored arrays are cut along `fsdp` too. For its use an array is gathered along that axis, and
+    its gradient is given back cut.
+
+    Args:
+      path: of the parameter within the model, such as 'image/blocks/mlp/up/kernel'.
+      ndim: dimensions of it that a layer sees: the last ones, without that of a stack.
+
+    Returns:
+      None where nothing is to be gathered.
+    """
+    current = _mesh.get()
+    spec = current.params.get(path) if current is not None else None
+    if spec is None or len(spec) < ndim:  # a spec without axes says that the array is whole
+        return None
+    stored = tuple(spec)[-ndim:]
+    used = tuple(_without_fsdp(axes) for axes in stored)
+    if used == stored:
+        return None
+    return tuple(NamedSharding(current.mesh, PartitionSpec(*axes)) for axes in (used, stored))
+
+
+def _without_fsdp(axes: Any) -> Any:
+    names = axes if isinstance(axes, tuple) else (axes,)
+    left = tuple(name for name in names if name not in (None, "fsdp"))
+    return (left if isinstance(axes, tuple) else left[0]) if left else None
 
 
 def platform() -> str:
@@ -59,13 +123,13 @@ def platform() -> str:
     The two differ where a step is compiled for devices that are not here.
     """
     current = _mesh.get()
-    return jax.default_backend() if current is None else current[0].devices.flat[0].platform
+    return jax.default_backend() if current is None else current.mesh.devices.flat[0].platform
 
 
 def current_mesh() -> Mesh | None:
     """The mesh being traced for, or None where none is set."""
     current = _mesh.get()
-    return None if current is None else current[0]
+    return None if current is None else current.mesh
 
 
 def batch_shards() -> int:
@@ -73,8 +137,7 @@ def batch_shards() -> int:
     current = _mesh.get()
     if current is None:
         return 1
-    mesh, axes = current
-    return math.prod(mesh.shape[axis] for axis in axes["batch"])
+    return math.prod(current.mesh.shape[axis] for axis in current.words["batch"])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -85,42 +148,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on each device."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-def shardings(tree: Any, mesh: Mesh, rules: Rules = WHOLE) -> Any:
-    """A NamedSharding for each array of a state.
-
-    Args:
-      tree: arrays or their shapes (`jax.eval_shape`).
-      mesh: the run's mesh.
-      rules: ordered (path pattern, spec of the trailing dimensions).
-
-    Raises:
-      ValueError: an array that no rule matches, or a spec that does not fit its array.
-    """
-
-    def place(path: str, leaf: Any) -> NamedSharding:
-        try:
-            spec = tuple(match(rules, path))
-        except KeyError:
-            raise ValueError(
-                f"sharding rules: none matches {path!r}. End the list with ('.*', ())."
-            ) from None
-        if len(spec) > len(leaf.shape):
-            raise ValueError(
-                f"sharding rules: {spec} has {len(spec)} dimensions, {path!r} has "
-                f"{len(leaf.shape)} {tuple(leaf.shape)}."
-            )
-        spec = (None,) * (len(leaf.shape) - len(spec)) + spec
-        for size, axis in zip(leaf.shape, spec):
-            if axis is not None and size % mesh.shape[axis]:
-                raise ValueError(
-                    f"sharding rules: {axis}={mesh.shape[axis]} does not divide {size} in "
-                    f"{path!r} {tuple(leaf.shape)}."
-                )
-        return NamedSharding(mesh, PartitionSpec(*spec))
-
-    return map_with_path(place, tree)
 
 
 def on_each_device(function: Callable[..., Any], words: tuple[str | None, ...]) -> Any:
@@ -137,6 +164,7 @@ def on_each_device(function: Callable[..., Any], words: tuple[str | None, ...]) 
     current = _mesh.get()
     if current is None:
         return function
-    mesh, axes = current
-    spec = PartitionSpec(*(axes.get(word) if word else None for word in words))
-    return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    spec = PartitionSpec(*(current.words.get(word) if word else None for word in words))
+    return jax.shard_map(
+        function, mesh=current.mesh, in_specs=spec, out_specs=spec, check_vma=False
+    )

@@ -87,8 +87,13 @@ def evaluate(
         if found is None:
             raise FileNotFoundError(f"{folder} holds no checkpoint that is whole.")
         data = json.loads(checkpoints.restore_files(found)["data.json"])
-        shapes, rules = shapes_from_plain(data["shapes"]), parts.settings["sharding_rules"]
-        compiled = Compiled(parts.recipe, mesh, shapes, rules)
+        compiled = Compiled(
+            parts.recipe,
+            mesh,
+            shapes_from_plain(data["shapes"]),
+            parts.settings["sharding_rules"],
+            parts.settings["whole_above_bytes"],
+        )
         state = checkpoints.restore(found, compiled.state)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from None

@@ -15,6 +15,7 @@ from mmjax.data.transforms.captions import PickCaption
 from mmjax.data.transforms.image import RandomResizedCrop
 from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize
+from mmjax.parallel.layout import WHOLE_ABOVE_BYTES
 from mmjax.parallel.limits import Watchdog
 from mmjax.preprocess import Contract
 from mmjax.training.loop import Rhythm
@@ -56,7 +57,8 @@ def base_config(
     config.init_fresh = ()  # patterns of our arrays that init_from leaves as they are
     config.init_ema = False
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    config.sharding_rules = ((".*", ()),)
+    config.sharding_rules = ()  # (path pattern, spec) before those of mmjax.parallel.layout
+    config.whole_above_bytes = WHOLE_ABOVE_BYTES  # larger arrays are not left whole on each device
     config.tokenizer = ConfigDict(
         {  # names of special tokens are for a tokenizer.json that calls them otherwise than most
             "path": "",

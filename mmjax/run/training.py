@@ -26,6 +26,7 @@ from mmjax.evaluation.report import write_report
 from mmjax.objectives.base import check_needs
 from mmjax.parallel import compilation, cpu, hosts
 from mmjax.parallel.accelerator import leave_out_tpu, require
+from mmjax.parallel.layout import fallbacks
 from mmjax.parallel.mesh import check_batch, make_mesh
 from mmjax.parallel.sharding import batch_sharding
 from mmjax.parallel.watchdog import Watch
@@ -255,7 +256,11 @@ def _train(
     )
     checkpoints.clean()
     with refusing():  # the model's own checks and every rule over its parameters
-        compiled = Compiled(recipe, mesh, shapes, settings["sharding_rules"])
+        compiled = Compiled(
+            recipe, mesh, shapes, settings["sharding_rules"], settings["whole_above_bytes"]
+        )
+    for line in fallbacks(compiled.layout):
+        say(f"sharding: {line}")
     identity = data_identity(config, parts)
     with refusing():
         state, start, offset = _begin(config, compiled, checkpoints, identity, options)

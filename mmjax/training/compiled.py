@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mmjax.parallel.sharding import activations, batch_sharding, replicated, shardings
-from mmjax.paths import Rules
+from mmjax.parallel.layout import WHOLE_ABOVE_BYTES, lay_out
+from mmjax.parallel.sharding import activations, batch_sharding, replicated
+from mmjax.paths import Rules, map_with_path
 from mmjax.training.accumulation import check_micro_batches
 from mmjax.training.flops import step_flops
 from mmjax.training.state import State
@@ -54,10 +55,18 @@ class Compiled:
       recipe: what is trained.
       mesh: of the run.
       streams: {stream: {word: (global shape, dtype)}}.
-      rules: how the state lies on the mesh.
+      rules: how the state lies on the mesh, tried before the package's own; see `lay_out`.
+      whole_above_bytes: most bytes of an array that may lie whole on each device; see `lay_out`.
     """
 
-    def __init__(self, recipe: Recipe, mesh: Mesh, streams: Mapping[str, Shapes], rules: Rules):
+    def __init__(
+        self,
+        recipe: Recipe,
+        mesh: Mesh,
+        streams: Mapping[str, Shapes],
+        rules: Rules = (),
+        whole_above_bytes: int = WHOLE_ABOVE_BYTES,
+    ):
         self.recipe, self.mesh = recipe, mesh
         rows = batch_sharding(mesh)
         self.batches = {
@@ -75,7 +84,10 @@ class Compiled:
             mesh.shape["data"] * mesh.shape["fsdp"],
             shape.batch_stats,
         )
-        self.shardings = shardings(shape, mesh, rules)
+        self.layout = lay_out(shape, mesh, rules, whole_above_bytes)
+        self.shardings = map_with_path(
+            lambda path, _: NamedSharding(mesh, self.layout[path].spec), shape
+        )
         self.state = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             shape,
@@ -121,5 +133,10 @@ class Compiled:
     def _step(
         self, state: State, batches: Mapping[str, Batch], stop: Any
     ) -> tuple[State, dict[str, Any]]:
-        with activations(self.mesh):
+        params = {
+            path.removeprefix("params/"): place.spec
+            for path, place in self.layout.items()
+            if path.startswith("params/")
+        }
+        with activations(self.mesh, params=params):
             return train_step(self.recipe, state, batches, stop)

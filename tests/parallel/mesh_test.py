@@ -1,13 +1,29 @@
-"""Meshes, rules and constraints on eight simulated devices."""
+"""Meshes of simulated devices, of several slices and of several processes."""
 
-import jax
-import jax.numpy as jnp
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
-from mmjax.parallel.mesh import AXES, check_batch, make_mesh
-from mmjax.parallel.sharding import activations, constrain, shardings
+from mmjax.parallel.mesh import AXES, check_batch, make_mesh, rows_of_process
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What is asked of a device before anything runs on it."""
+
+    id: int
+    slice_index: int = 0
+    process_index: int = 0
+    platform: str = "cpu"
+    device_kind: str = "chip"
+    client: Any = None
+
+
+def two_slices(**fields):
+    """Eight chips, listed so that their slices alternate."""
+    return [Chip(id=number, slice_index=number % 2, **fields) for number in range(8)]
 
 
 def test_data_takes_the_devices_left_over():
@@ -36,43 +52,33 @@ def test_an_indivisible_batch_names_its_neighbours():
     check_batch(104, make_mesh(), processes=2)
 
 
-def test_rules_are_for_trailing_dimensions():
-    tree = {
-        "blocks": {"kernel": jnp.zeros((3, 8, 6))},
-        "kernel": jnp.zeros((8, 6)),
-        "b": jnp.zeros(3),
-    }
-    placed = shardings(tree, make_mesh(4, 2), [(".*kernel", ("data", "fsdp")), (".*", ())])
-    assert placed["kernel"].spec == PartitionSpec("data", "fsdp")
-    assert placed["blocks"]["kernel"].spec == PartitionSpec(None, "data", "fsdp")
-    assert placed["b"].is_fully_replicated
+def test_only_data_goes_from_one_slice_to_another():
+    mesh = make_mesh(data=4, fsdp=2, devices=two_slices())
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    assert slices.shape == (4, 2, 1)
+    assert slices[:, 0, 0].tolist() == [0, 0, 1, 1]
+    assert (slices == slices[:, :1, :1]).all()
 
 
-def test_a_rule_that_does_not_fit_its_array_is_named():
-    mesh = make_mesh(4, 2)
-    with pytest.raises(ValueError, match="data=4 does not divide 6"):
-        shardings({"kernel": jnp.zeros((6, 8))}, mesh, [(".*", ("data", None))])
-    with pytest.raises(ValueError, match="has 2 dimensions"):
-        shardings({"bias": jnp.zeros(8)}, mesh, [(".*", ("data", None))])
-    with pytest.raises(ValueError, match="none matches 'bias'"):
-        shardings({"bias": jnp.zeros(8)}, mesh, [("kernel", ())])
+@pytest.mark.parametrize(
+    ("sizes", "fitting"), [((1, 8, 1), "8x1x1, 4x2x1, 2x4x1"), ((1, 4, 2), "4x1x2, 2x2x2")]
+)
+def test_a_mesh_that_would_cut_the_state_across_slices_names_sizes_that_do_not(sizes, fitting):
+    with pytest.raises(ValueError, match=f"does not fit 2 slices of 4 devices.*do: {fitting}\\."):
+        make_mesh(*sizes, devices=two_slices())
 
 
-def test_constrain_is_a_no_op_without_a_mesh_and_lays_out_with_one():
-    x = jnp.zeros((16, 4))
-    assert constrain(x, "batch", None) is x
-    with activations(make_mesh()):
-        placed = jax.jit(lambda y: constrain(y * 2, "batch", "mlp"))(x)
-    assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 4)}
-    assert constrain(x, "batch", None) is x
+def test_gpu_nodes_are_no_slices():
+    assert make_mesh(1, 8, 1, devices=two_slices(platform="gpu")).shape["fsdp"] == 8
 
 
-def test_constrain_needs_a_word_a_dimension():
-    with activations(make_mesh()), pytest.raises(ValueError, match="2 dimensions"):
-        constrain(jnp.zeros((16, 4)), "batch")
-
-
-def test_the_values_stay_the_same():
-    x = np.arange(32.0).reshape(16, 2)
-    with activations(make_mesh()):
-        np.testing.assert_array_equal(jax.jit(lambda y: constrain(y, None, None))(x), x)
+def test_each_process_feeds_the_rows_of_its_devices():
+    chips = [Chip(id=number, process_index=number // 4) for number in range(8)]
+    mesh = make_mesh(devices=chips)
+    assert rows_of_process(mesh, 16, 0).tolist() == list(range(8))
+    assert rows_of_process(mesh, 16, 1).tolist() == list(range(8, 16))
+    along_tensor = make_mesh(1, 1, 8, devices=chips)
+    assert rows_of_process(along_tensor, 4, 0).tolist() == [0, 1, 2, 3]
+    assert rows_of_process(along_tensor, 4, 1).tolist() == [0, 1, 2, 3]
+    ring = [chips[number] for number in (0, 1, 4, 5, 6, 7, 2, 3)]
+    assert rows_of_process(make_mesh(devices=ring), 8, 0).tolist() == [0, 1, 6, 7]

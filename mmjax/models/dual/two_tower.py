@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mmjax.models.encoders import text_transformer, vit
 from mmjax.models.interfaces import TowerOutput
+from mmjax.models.layers.dense import product_of
 from mmjax.typing import Array, Bool, Encoded, Float, Int
 
 PROJECTIONS = ("none", "linear", "linear_bias")
@@ -50,21 +51,22 @@ class TwoTower(nn.Module):
 
     def setup(self):
         """Makes projections and scalars; they and the shared space are float32."""
-        self.image_projection = self._projection(self.project_image, "project_image")
-        self.text_projection = self._projection(self.project_text, "project_text")
+        self.image_projection = self._projection(self.project_image, "image")
+        self.text_projection = self._projection(self.project_text, "text")
         constant = nn.initializers.constant
         self.log_scale = self.param("log_scale", constant(self.log_scale_init), ())
         if self.bias_init is not None:
             self.bias = self.param("bias", constant(self.bias_init), ())
 
-    def _projection(self, kind: str, field: str) -> nn.Module | None:
+    def _projection(self, kind: str, tower: str) -> nn.Module | None:
         """The dense layer of one tower, or None."""
         if kind not in PROJECTIONS:
-            raise ValueError(f"{field}={kind!r} is none of {', '.join(PROJECTIONS)}.")
+            raise ValueError(f"project_{tower}={kind!r} is none of {', '.join(PROJECTIONS)}.")
         if kind == "none":
             return None
         init = nn.initializers.lecun_normal()
-        return nn.Dense(self.embed_dim, use_bias=kind == "linear_bias", kernel_init=init)
+        how = {"kernel_init": init, "dot_general": product_of(self, f"{tower}_projection")}
+        return nn.Dense(self.embed_dim, use_bias=kind == "linear_bias", **how)
 
     def encode_image(
         self,

@@ -8,7 +8,7 @@ import flax.linen as nn
 
 from mmjax.models.layers.attend import attend, choose
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product
+from mmjax.models.layers.dense import product_of
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float
 
@@ -48,11 +48,13 @@ class Attention(nn.Module):
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide dim={dim}; choose one that does."
             )
-        how = {"dtype": compute_type(self.dtype), "dot_general": product}
+
+        def dense(name: str, init: nn.initializers.Initializer) -> nn.Dense:
+            how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, name)}
+            return nn.Dense(dim, kernel_init=init, name=name, **how)
 
         def heads(x: Float[Array, "batch length dim"], name: str) -> Float[Array, "..."]:
-            init = nn.initializers.normal(x.shape[-1] ** -0.5)
-            x = nn.Dense(dim, kernel_init=init, name=name, **how)(x)
+            x = dense(name, nn.initializers.normal(x.shape[-1] ** -0.5))(x)
             x = x.reshape(*x.shape[:2], self.num_heads, -1)  # [b, n, dim] -> [b, n, h, dim/h]
             return constrain(x, "batch", None, "heads", None)
 
@@ -65,5 +67,4 @@ class Attention(nn.Module):
             run = self.recompute(run)
         x = run(query, key, value, mask)
         x = x.reshape(*x.shape[:2], dim)  # [b, n, h, dim/h] -> [b, n, dim]
-        init = nn.initializers.normal(self.init_scale * dim**-0.5)
-        return nn.Dense(dim, kernel_init=init, name="output", **how)(x)
+        return dense("output", nn.initializers.normal(self.init_scale * dim**-0.5))(x)

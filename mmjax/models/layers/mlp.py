@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product
+from mmjax.models.layers.dense import product_of
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Float
 
@@ -81,9 +81,12 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch length dim"]) -> Float[Array, "batch length dim"]:
         dim = x.shape[-1]
-        widen = nn.initializers.normal((2 * dim) ** -0.5)
-        narrow = nn.initializers.normal(self.init_scale * dim**-0.5)
-        how = {"dtype": compute_type(self.dtype), "dot_general": product}
-        x = nn.Dense(self.mlp_dim, kernel_init=widen, name="up", **how)(x)
+
+        def dense(name: str, features: int, deviation: float) -> nn.Dense:
+            init, how = nn.initializers.normal(deviation), product_of(self, name)
+            dtype = compute_type(self.dtype)
+            return nn.Dense(features, kernel_init=init, name=name, dtype=dtype, dot_general=how)
+
+        x = dense("up", self.mlp_dim, (2 * dim) ** -0.5)(x)
         x = constrain(activation(self.activation)(x), "batch", None, "mlp")
-        return nn.Dense(dim, kernel_init=narrow, name="down", **how)(x)
+        return dense("down", dim, self.init_scale * dim**-0.5)(x)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product
+from mmjax.models.layers.dense import product_of
 from mmjax.typing import Array, Float, Int, PRNGKeyArray
 
 
@@ -63,10 +63,8 @@ class PatchEmbedding(nn.Module):
     ) -> Float[Array, "batch patches dim"]:
         dtype = compute_type(self.dtype)
         x = patchify(image.astype(dtype), self.patch_size)
-        embedding = nn.Dense(
-            self.dim, use_bias=self.bias, dtype=dtype, dot_general=product, name="embedding"
-        )
-        return embedding(x)
+        how = {"dtype": dtype, "dot_general": product_of(self, "embedding")}
+        return nn.Dense(self.dim, use_bias=self.bias, name="embedding", **how)(x)
 
 
 def drop_patches(
