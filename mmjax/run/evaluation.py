@@ -15,8 +15,9 @@ from mmjax.run.assembly import (
     open_tokenizer,
     with_tokenizer,
 )
+from mmjax.run.beginning import start_mesh
+from mmjax.run.console import refusing, say
 from mmjax.run.evaluating import Evaluation, print_numbers, to_line
-from mmjax.run.training import refusing, say, start_mesh
 from mmjax.training import workdir as workdirs
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled, shapes_from_plain

@@ -14,7 +14,8 @@ from mmjax.config import ConfigError, nearest, override
 from mmjax.data import workers
 from mmjax.parallel import hosts
 from mmjax.run.config_file import load
-from mmjax.run.training import Failed, Options, Stopped
+from mmjax.run.options import Options, Stopped
+from mmjax.training.loop import Failed
 
 _OVERRIDE = "--config."
 _AGAIN = "The same command, started on all, goes on from the last checkpoint."

@@ -15,32 +15,19 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmjax.config import ConfigError, override, plain, to_json
-from mmjax.data.dataset import members_of
+from mmjax.config import ConfigError, override, to_json
 from mmjax.data.device import Feed
-from mmjax.data.pipeline import BatchMaker
-from mmjax.data.rows import training_rows
-from mmjax.data.tokenizers.base import Tokenizer
-from mmjax.data.tokenizers.training import train_bpe
 from mmjax.evaluation.report import write_report
 from mmjax.objectives.base import check_needs
 from mmjax.parallel import compilation, cpu, hosts
 from mmjax.parallel.accelerator import leave_out_tpu, require
 from mmjax.parallel.layout import fallbacks
-from mmjax.parallel.mesh import check_batch, make_mesh
 from mmjax.parallel.sharding import batch_sharding
 from mmjax.parallel.watchdog import Watch
 from mmjax.run import environment, tracking
-from mmjax.run.assembly import (
-    Parts,
-    assemble,
-    check_contract,
-    data_identity,
-    named_tokenizer,
-    needs_tokenizer,
-    open_tokenizer,
-    with_tokenizer,
-)
+from mmjax.run.assembly import Parts, assemble, data_identity, with_tokenizer
+from mmjax.run.beginning import begin, check_letters, run_tokenizer, start_mesh, stream_makers
+from mmjax.run.console import refusing, say
 from mmjax.run.evaluating import Evaluation, print_numbers
 from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.run.hooks import Profile, RunHooks
@@ -57,12 +44,7 @@ from mmjax.training.loop import train as train_loop
 from mmjax.training.progress import Pace, Progress
 from mmjax.training.replay import Replay
 from mmjax.training.signals import StopRequest
-from mmjax.training.state import State
-from mmjax.training.warm_start import warm_start
-from mmjax.training.workdir import compare_config
 from mmjax.typing import Batch
-
-__all__ = ["Failed", "Options", "Stopped", "train"]
 
 
 def train(config: ConfigDict, workdir: str, options: Options = PLAIN) -> dict[str, float]:
@@ -128,7 +110,7 @@ def train(config: ConfigDict, workdir: str, options: Options = PLAIN) -> dict[st
         )
         try:
             with refusing():
-                parts = with_tokenizer(parts, _tokenizer(config, parts, folder))
+                parts = with_tokenizer(parts, run_tokenizer(config, parts, folder))
             numbers = _train(
                 config,
                 text,
@@ -162,66 +144,6 @@ def _report(folder: pathlib.Path, lock: Lock | None) -> None:
         say(f"report: {write_report(folder)}")
     except OSError as error:
         say(f"report: not written ({error}); eval.py makes it again.")
-
-
-def say(text: str) -> None:
-    """A line on standard output, from process 0 alone; a closed pipe ends no run."""
-    if hosts.is_main():
-        with contextlib.suppress(OSError, ValueError):
-            print(text, flush=True)
-
-
-@contextlib.contextmanager
-def refusing() -> Iterator[None]:
-    """What is said within of wrong input reaches the person as one line."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
-
-
-def check_letters(folder: pathlib.Path) -> None:
-    """Raises ValueError where the locale cannot tell the libraries the folder's name."""
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        raise ValueError(
-            f"--workdir={str(folder)!r}: the locale is not UTF-8 and does not know these letters. "
-            "Set PYTHONUTF8=1, or choose another --workdir."
-        ) from None
-
-
-def start_mesh(config: ConfigDict, parts: Parts) -> Mesh:
-    """The mesh, with every batch size checked against it before anything compiles."""
-    try:
-        mesh = make_mesh(**plain(config.mesh))
-        for stream in parts.streams.values():
-            check_batch(stream.batch_size, mesh, jax.process_count())
-        if parts.eval_data is not None:
-            check_batch(config.eval_batch_size, mesh, jax.process_count())
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return mesh
-
-
-def _tokenizer(config: ConfigDict, parts: Parts, folder: pathlib.Path) -> Tokenizer | None:
-    """The tokenizer named, the one kept in the workdir, or one that process 0 now trains."""
-    if not needs_tokenizer(parts):
-        return None
-    if config.tokenizer.path:
-        return named_tokenizer(config)
-    kept = folder / "tokenizer.json"
-    if hosts.is_main() and not kept.exists():
-        say(f"training a tokenizer of {config.tokenizer.vocab_size} tokens on the captions ...")
-        captions = (
-            caption
-            for stream in parts.streams.values()
-            for member in members_of(stream.data)
-            for caption in member.captions(most=8 * config.tokenizer.vocab_size)
-        )
-        train_bpe(captions, config.tokenizer.vocab_size, str(kept))
-    hosts.barrier("tokenizer trained")
-    return open_tokenizer(kept)
 
 
 def _train(
@@ -263,7 +185,7 @@ def _train(
         say(f"sharding: {line}")
     identity = data_identity(config, parts)
     with refusing():
-        state, start, offset = _begin(config, compiled, checkpoints, identity, options)
+        state, start, offset = begin(config, compiled, checkpoints, identity, options)
         accept()
     files = {
         "config.json": text,
@@ -348,21 +270,6 @@ def _check_saved(checkpoints: Checkpoints, hooks: RunHooks, start: int, step: in
         )
 
 
-def stream_makers(parts: Parts) -> dict[str, BatchMaker]:
-    """{stream: its batches}, with what they hold checked against the contract."""
-    made = {}
-    for name, stream in parts.streams.items():
-        made[name] = BatchMaker(
-            training_rows(members_of(stream.data), parts.recipe.seed, name, stream.batch_size),
-            stream.batch_size,
-            jax.process_index(),
-            jax.process_count(),
-            parts.settings["reading"].threads,
-        )
-        check_contract(parts.recipe.contract, made[name].shapes, f"stream {name!r}")
-    return made
-
-
 def _timed(feed: Feed, pace: Pace, watch: Watch, start: int) -> Iterator[dict[str, Batch]]:
     watch.compiling("the first step")
     for step in itertools.count(start + 1):
@@ -371,42 +278,3 @@ def _timed(feed: Feed, pace: Pace, watch: Watch, start: int) -> Iterator[dict[st
         with pace.waiting(), late_is_failure():
             batch = next(feed)
         yield batch
-
-
-def _begin(
-    config: ConfigDict,
-    compiled: Compiled,
-    checkpoints: Checkpoints,
-    identity: str,
-    options: Options,
-) -> tuple[State, int, int]:
-    """(state, step, step at which the data begins): restored, warm, or new."""
-    latest = checkpoints.latest()
-    for event in checkpoints.poll():
-        say(event.message)
-    if latest is None:
-        state = compiled.init()
-        if config.init_from:
-            warm = warm_start(
-                state.params,
-                state.batch_stats,
-                config.init_from,
-                config.init_rules,
-                config.init_fresh,
-                config.init_ema,
-            )
-            state = compiled.with_params(state, *warm)
-        return state, 0, 0
-    saved = json.loads(checkpoints.restore_files(latest)["data.json"])
-    offset = saved["offset"]
-    if saved["identity"] != json.loads(identity):
-        changed = "; ".join(compare_config(json.dumps(saved["identity"]), identity))
-        if not options.restart_data:
-            raise ConfigError(
-                f"the data differs from what step {latest} was trained on ({changed}). Give "
-                "--restart-data to begin the new data at its beginning, or put the old back."
-            )
-        offset = latest
-    state = checkpoints.restore(latest, compiled.state)
-    say(f"going on from step {latest}.")
-    return state, latest, offset

@@ -14,7 +14,7 @@ from mmjax.data.rows import training_rows
 from mmjax.parallel.mesh import make_mesh
 from mmjax.paths import flatten
 from mmjax.run.assembly import assemble, open_tokenizer, with_tokenizer
-from mmjax.run.training import stream_makers
+from mmjax.run.beginning import stream_makers
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled
 

@@ -12,7 +12,8 @@ import pytest
 from mmjax.config import build, override, plain, to_json
 from mmjax.parallel.mesh import make_mesh
 from mmjax.run.config_file import load
-from mmjax.run.training import Options, train
+from mmjax.run.options import Options
+from mmjax.run.training import train
 from mmjax.training.compiled import Compiled
 from mmjax.training.step import Recipe
 

@@ -10,9 +10,9 @@ from mmjax.data.dataset import members_of
 from mmjax.data.tokenizers.training import train_bpe
 from mmjax.parallel.mesh import make_mesh
 from mmjax.run.assembly import assemble, open_tokenizer, with_tokenizer
+from mmjax.run.beginning import stream_makers
 from mmjax.run.config_file import load
 from mmjax.run.evaluating import Evaluation
-from mmjax.run.training import stream_makers
 from mmjax.training.compiled import Compiled
 
 QUICKSTART = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"

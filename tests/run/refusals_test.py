@@ -14,7 +14,8 @@ from mmjax.run.assembly import assemble, data_identity, open_tokenizer, with_tok
 from mmjax.run.config_file import load
 from mmjax.run.evaluating import Evaluation
 from mmjax.run.evaluation import evaluate
-from mmjax.run.training import Options, train
+from mmjax.run.options import Options
+from mmjax.run.training import train
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 

@@ -7,8 +7,8 @@ import pytest
 
 from mmjax.config import override
 from mmjax.run.assembly import assemble, open_tokenizer, with_tokenizer
+from mmjax.run.beginning import stream_makers
 from mmjax.run.config_file import load
-from mmjax.run.training import stream_makers
 from mmjax.training.optimizers.adamw import AdamW
 
 STEPS = ("--config.steps=40",)

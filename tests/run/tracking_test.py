@@ -10,7 +10,8 @@ import pytest
 
 from mmjax.config import ConfigError, load, override
 from mmjax.run import tracking
-from mmjax.run.training import Options, train
+from mmjax.run.options import Options
+from mmjax.run.training import train
 
 FEATURES = pathlib.Path(__file__).parents[2] / "configs" / "features.py"
 

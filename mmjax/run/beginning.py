@@ -1,0 +1,129 @@
+"""What a run begins with: its mesh, tokenizer, batches and state."""
+
+import json
+import pathlib
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mmjax.config import ConfigError, plain
+from mmjax.data.dataset import members_of
+from mmjax.data.pipeline import BatchMaker
+from mmjax.data.rows import training_rows
+from mmjax.data.tokenizers.base import Tokenizer
+from mmjax.data.tokenizers.training import train_bpe
+from mmjax.parallel import hosts
+from mmjax.parallel.mesh import check_batch, make_mesh
+from mmjax.run.assembly import (
+    Parts,
+    check_contract,
+    named_tokenizer,
+    needs_tokenizer,
+    open_tokenizer,
+)
+from mmjax.run.console import say
+from mmjax.run.options import Options
+from mmjax.training.checkpoint import Checkpoints
+from mmjax.training.compiled import Compiled
+from mmjax.training.state import State
+from mmjax.training.warm_start import warm_start
+from mmjax.training.workdir import compare_config
+
+
+def check_letters(folder: pathlib.Path) -> None:
+    """Raises ValueError where the locale cannot tell the libraries the folder's name."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"--workdir={str(folder)!r}: the locale is not UTF-8 and does not know these letters. "
+            "Set PYTHONUTF8=1, or choose another --workdir."
+        ) from None
+
+
+def start_mesh(config: ConfigDict, parts: Parts) -> Mesh:
+    """The mesh, with every batch size checked against it before anything compiles."""
+    try:
+        mesh = make_mesh(**plain(config.mesh))
+        for stream in parts.streams.values():
+            check_batch(stream.batch_size, mesh, jax.process_count())
+        if parts.eval_data is not None:
+            check_batch(config.eval_batch_size, mesh, jax.process_count())
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return mesh
+
+
+def run_tokenizer(config: ConfigDict, parts: Parts, folder: pathlib.Path) -> Tokenizer | None:
+    """The tokenizer named, the one kept in the workdir, or one that process 0 now trains."""
+    if not needs_tokenizer(parts):
+        return None
+    if config.tokenizer.path:
+        return named_tokenizer(config)
+    kept = folder / "tokenizer.json"
+    if hosts.is_main() and not kept.exists():
+        say(f"training a tokenizer of {config.tokenizer.vocab_size} tokens on the captions ...")
+        captions = (
+            caption
+            for stream in parts.streams.values()
+            for member in members_of(stream.data)
+            for caption in member.captions(most=8 * config.tokenizer.vocab_size)
+        )
+        train_bpe(captions, config.tokenizer.vocab_size, str(kept))
+    hosts.barrier("tokenizer trained")
+    return open_tokenizer(kept)
+
+
+def stream_makers(parts: Parts) -> dict[str, BatchMaker]:
+    """{stream: its batches}, with what they hold checked against the contract."""
+    made = {}
+    for name, stream in parts.streams.items():
+        made[name] = BatchMaker(
+            training_rows(members_of(stream.data), parts.recipe.seed, name, stream.batch_size),
+            stream.batch_size,
+            jax.process_index(),
+            jax.process_count(),
+            parts.settings["reading"].threads,
+        )
+        check_contract(parts.recipe.contract, made[name].shapes, f"stream {name!r}")
+    return made
+
+
+def begin(
+    config: ConfigDict,
+    compiled: Compiled,
+    checkpoints: Checkpoints,
+    identity: str,
+    options: Options,
+) -> tuple[State, int, int]:
+    """(state, step, step at which the data begins): restored, warm, or new."""
+    latest = checkpoints.latest()
+    for event in checkpoints.poll():
+        say(event.message)
+    if latest is None:
+        state = compiled.init()
+        if config.init_from:
+            warm = warm_start(
+                state.params,
+                state.batch_stats,
+                config.init_from,
+                config.init_rules,
+                config.init_fresh,
+                config.init_ema,
+            )
+            state = compiled.with_params(state, *warm)
+        return state, 0, 0
+    saved = json.loads(checkpoints.restore_files(latest)["data.json"])
+    offset = saved["offset"]
+    if saved["identity"] != json.loads(identity):
+        changed = "; ".join(compare_config(json.dumps(saved["identity"]), identity))
+        if not options.restart_data:
+            raise ConfigError(
+                f"the data differs from what step {latest} was trained on ({changed}). Give "
+                "--restart-data to begin the new data at its beginning, or put the old back."
+            )
+        offset = latest
+    state = checkpoints.restore(latest, compiled.state)
+    say(f"going on from step {latest}.")
+    return state, latest, offset
