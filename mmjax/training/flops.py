@@ -7,36 +7,13 @@ model's FLOPs.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from jax.extend import core
 
-# Published dense bfloat16 peaks in FLOP/s for what JAX calls one device, by `device_kind`.
-# Sources: TPUs: cloud.google.com/tpu/docs, the page of each version, per chip (v2, v3 have two
-# devices a chip). NVIDIA: the data sheets of A100, L4, L40S, H100, H200 and Blackwell ("dense", or
-# half of the figure that is given with sparsity).
-PEAKS: tuple[tuple[str, float], ...] = (
-    (r"TPU v2", 22.5e12),
-    (r"TPU v3", 61.5e12),
-    (r"TPU v4", 275e12),
-    (r"TPU v4 lite", 138e12),
-    (r"TPU v5 ?(lite|e)", 197e12),
-    (r"TPU v5p?", 459e12),
-    (r"TPU v6 ?(lite|e)", 918e12),
-    (r"NVIDIA A100.*", 312e12),
-    (r"NVIDIA L4", 121e12),
-    (r"NVIDIA L40S", 362e12),
-    (r"NVIDIA H100 PCIe", 756e12),
-    (r"NVIDIA H100 NVL", 835e12),
-    (r"NVIDIA H100.*", 989e12),
-    (r"NVIDIA H200 NVL", 835e12),
-    (r"NVIDIA H200.*", 989e12),
-    (r"NVIDIA GH200.*", 989e12),
-    (r"NVIDIA B200.*", 2250e12),
-)
+from mmjax.parallel.chips import find_chip
 
 
 def step_flops(function: Callable[..., Any], *args: Any) -> float:
@@ -78,10 +55,8 @@ def peak_flops(device_kind: str) -> float | None:
     Args:
       device_kind: `jax.devices()[0].device_kind`.
     """
-    for pattern, peak in PEAKS:
-        if re.fullmatch(pattern, device_kind):
-            return peak
-    return None
+    chip = find_chip(device_kind)
+    return None if chip is None else chip.flops
 
 
 def utilisation(flops: float, step_seconds: float, device_kind: str, devices: int) -> float | None:
