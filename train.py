@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
-from mmjax.run import flags, training
+from mmjax.run import flags, planning, training
 
 
 def run(arguments: Sequence[str]) -> None:
     """One training run, from where its workdir stands to its last step."""
     config, workdir, options = flags.parse_train(arguments)
+    if options.plan:
+        planning.plan(config, options.plan, options.plan_json, options.price)
+        return
     training.train(config, workdir, options)
 
 

@@ -152,16 +152,14 @@ def _axes(groups: np.ndarray, mesh: Mesh) -> set[str]:
 
 def _sent(kind: str, ways: int, size: int) -> float:
     """Bytes that each of `ways` devices sends, with `size` bytes of operands each."""
-    return (
-        size
-        * {
-            "all-reduce": 2 * (ways - 1) / ways,
-            "all-gather": ways - 1,
-            "reduce-scatter": (ways - 1) / ways,
-            "all-to-all": (ways - 1) / ways,
-            "collective-permute": 1.0,
-        }[kind]
-    )
+    parts = {
+        "all-reduce": 2 * (ways - 1) / ways,
+        "all-gather": ways - 1.0,
+        "reduce-scatter": (ways - 1) / ways,
+        "all-to-all": (ways - 1) / ways,
+        "collective-permute": 1.0,
+    }
+    return parts[kind] * size
 
 
 def _share_between(group: np.ndarray, kind: str, mesh: Mesh) -> float:

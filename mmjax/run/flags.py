@@ -30,7 +30,18 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
     """
     parser = _parser("python train.py", "Trains a config in a workdir, from where it stands.")
     parser.add_argument("--config", required=True, help="configs/x.py or configs/x.py:smoke")
-    parser.add_argument("--workdir", required=True, help="made if missing; holds all of the run")
+    parser.add_argument("--workdir", default="", help="made if missing; holds all of the run")
+    parser.add_argument(
+        "--plan",
+        default="",
+        metavar="TOPOLOGY",
+        help="compile the step for devices such as v5e:16x16, say what it needs and takes, and "
+        "train nothing; 'list' names them",
+    )
+    parser.add_argument("--plan-json", default="", metavar="FILE", help="the plan's numbers")
+    parser.add_argument(
+        "--price-per-device-hour", type=float, default=0.0, help="for the plan's cost"
+    )
     parser.add_argument("--resume", action="store_true", help="go on although the config differs")
     parser.add_argument("--overwrite", action="store_true", help="start anew in a used workdir")
     parser.add_argument(
@@ -47,6 +58,8 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
     )
     _add_require(parser)
     known, overrides = _parse(parser, arguments)
+    if not known.workdir and not known.plan:
+        parser.error("the following arguments are required: --workdir")
     config = load(known.config)
     for path, text in overrides:
         override(config, path, text)
@@ -57,6 +70,9 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
         known.profile,
         known.require,
         known.replay_check,
+        known.plan,
+        known.plan_json,
+        known.price_per_device_hour,
     )
     return config, known.workdir, options
 

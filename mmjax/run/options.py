@@ -14,6 +14,9 @@ class Options:
       profile: 'start:stop', the steps between which a trace is taken; '' takes none.
       require: 'tpu' or 'gpu', without which the run is refused; '' takes what there is.
       replay_check: every how many steps one is computed twice and compared; 0 never does.
+      plan: a topology to plan for instead of training; '' trains.
+      plan_json: file for the plan's numbers, '' for none.
+      price: of a device and hour, for the plan's cost; 0 leaves it out.
     """
 
     resume: bool = False
@@ -22,6 +25,9 @@ class Options:
     profile: str = ""
     require: str = ""
     replay_check: int = 0
+    plan: str = ""
+    plan_json: str = ""
+    price: float = 0.0
 
 
 PLAIN = Options()

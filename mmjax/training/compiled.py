@@ -122,6 +122,11 @@ class Compiled:
         step = functools.partial(train_step, recipe)
         return step_flops(step, self.state, self.batches, self.stop)
 
+    @functools.cached_property
+    def executed_flops(self) -> float:
+        """Operations of one step as it runs: what is computed twice counts twice."""
+        return step_flops(self._step, self.state, self.batches, self.stop)
+
     def _init(self) -> State:
         zeros = {
             name: {word: jnp.zeros(leaf.shape, leaf.dtype) for word, leaf in words.items()}

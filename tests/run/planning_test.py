@@ -1,0 +1,92 @@
+"""A config is planned for devices that need not be here, without data and without a workdir."""
+
+import json
+import pathlib
+
+import jax
+import pytest
+
+from mmjax.config import ConfigError, override
+from mmjax.parallel.plan import _said
+from mmjax.run.config_file import load
+from mmjax.run.flags import parse_train
+from mmjax.run.planning import plan
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+def config(name="vit_b16", variant=":smoke", **values):
+    made = load(f"{CONFIGS / name}.py{variant}")
+    for path, value in values.items():
+        override(made, path.replace("__", "."), str(value))
+    return made
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMJAX_CACHE", str(folder))
+        given = config(mesh__fsdp=2, micro_batches=1)
+        first = plan(given, "cpu:8", str(folder / "plan.json"))
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(jax.stages.Lowered, "compile", None)  # the second one is kept
+            assert plan(given, "cpu:8") == first
+    assert json.loads((folder / "plan.json").read_text()) == json.loads(json.dumps(first))
+    return first
+
+
+def test_bytes_by_kind_add_up_to_what_the_step_needs(planned):
+    size = planned["bytes"]
+    given = sum(v for k, v in size.items() if k not in ("temporaries", "peak", "hbm"))
+    assert given + size["temporaries"] <= size["peak"] <= 1.2 * (given + size["temporaries"])
+    assert size["optimizer"] >= 2 * size["parameters"]
+
+
+def test_what_is_computed_twice_counts_twice(planned):
+    flops = planned["flops"]
+    assert 0 < flops["useful"] <= flops["executed"] < 2 * flops["useful"]
+
+
+def test_parameters_are_gathered_and_gradients_scattered_along_fsdp(planned):
+    found = {(one["kind"], tuple(one["axes"])) for one in planned["collectives"]}
+    assert {("all-gather", ("fsdp",)), ("reduce-scatter", ("fsdp",))} <= found
+
+
+def test_of_a_cpu_no_times_are_made_up(planned):
+    assert planned["by"] == {}
+    assert planned["fits"] is None
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "said"),
+    [
+        ({}, "v5e:5x5", "no slice of v5e"),
+        ({"batch_size": 12}, "cpu:8", "batch_size=12 is no multiple of 8.*Take 8 or 16"),
+        ({"mesh__fsdp": 3}, "cpu:8", "mesh -1x3x1.*These do: 8x1x1"),
+        ({"micro_batches": 3}, "cpu:8", "micro_batches=3 does not divide the 1 rows"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_compiles(values, name, said):
+    with pytest.raises(ConfigError, match=said):
+        plan(config(**values), name)
+
+
+def test_features_of_a_size_that_only_the_data_know_are_refused():
+    with pytest.raises(ConfigError, match="'image_features' stands in the data"):
+        plan(config("features", ""), "cpu:8")
+
+
+def test_the_command_line_needs_a_workdir_or_a_plan():
+    given = f"--config={CONFIGS}/vit_b16.py:smoke"
+    assert parse_train([given, "--plan=v5e:4x4"])[2].plan == "v5e:4x4"
+    with pytest.raises(ConfigError, match="required: --workdir"):
+        parse_train([given])
+
+
+def test_bytes_of_the_compilers_refusal_are_read():
+    line = "memory required for HLO temporaries (17.91G) exceeds available HBM (15.75G)."
+    found = _said(line)
+    assert found["needed_bytes"] == round(17.91 * 2**30)
+    assert found["available_bytes"] == round(15.75 * 2**30)
+    assert _said("another message") == {}
