@@ -45,6 +45,7 @@ def plan(config: ConfigDict, name: str, json_file: str = "", price: float = 0.0)
       ConfigError: before anything compiles, in one line.
     """
     if name == "list":
+        leave_out_tpu()  # `say` asks for this process's number
         say(table())
         return {}
     check_keys(config)
