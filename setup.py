@@ -39,7 +39,7 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
-        "wandb": ["wandb"],
+        "wandb": ["wandb>=0.31"],
         "peers": ["torch", "open_clip_torch"],  # what step.py and quality.py compare with
         "test": [
             "pytest>=8",
