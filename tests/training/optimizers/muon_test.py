@@ -99,6 +99,7 @@ def test_numbers_out_of_range_are_refused(fields, message):
         (((".*", True),), r"give 'bias' \(10,\) to Muon"),
         ((("hiden/.*", True), (".*", False)), "'hiden/.*' decides nothing"),
         ((("hidden/.*", True),), "matrix_rules: no rule matches"),
+        (HIDDEN, "leave Muon nothing of bias, hidden/kernel"),
         (((".*[0:2]/kernel", True), (".*", False)), "addresses layers"),
     ],
 )
