@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from mmjax.parallel.mesh import AXES, check_batch, make_mesh
-from mmjax.parallel.sharding import activations, constrain, shardings
+from mmjax.parallel.sharding import activations, constrain, on_each_device, shardings
 
 
 def test_data_takes_the_devices_left_over():
@@ -76,3 +76,16 @@ def test_the_values_stay_the_same():
     x = np.arange(32.0).reshape(16, 2)
     with activations(make_mesh()):
         np.testing.assert_array_equal(jax.jit(lambda y: constrain(y, None, None))(x), x)
+
+
+def test_a_function_for_each_device_sees_its_own_rows_alone():
+    mesh = make_mesh(data=4, fsdp=2)
+    x = jnp.arange(16.0).reshape(16, 1)
+
+    def total(x):
+        return jnp.full_like(x, x.sum())  # of the rows that it sees
+
+    with activations(mesh):
+        found = jax.jit(on_each_device(total, ("batch", None)))(x)
+    np.testing.assert_array_equal(found[:, 0], np.repeat(np.arange(16).reshape(8, 2).sum(1), 2))
+    np.testing.assert_array_equal(on_each_device(total, ("batch", None))(x), jnp.full((16, 1), 120))
