@@ -41,7 +41,7 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
-        "wandb": ["wandb"],
+        "wandb": ["wandb>=0.31"],
         "gcs": ["gcsfs"],  # shards at gs://
         "peers": ["torch", "open_clip_torch"],  # what step.py and quality.py compare with
         "test": [

@@ -19,10 +19,10 @@ from mmjax.training.step import Recipe, init_state, train_step
 from mmjax.typing import Batch, PyTree
 
 
-def _without_remat(model: Any) -> Any:
-    """The model with no tower recomputing anything; its parameters are the same."""
+def _countable(model: Any) -> Any:
+    """The model with no tower recomputing anything or hiding products in a kernel's call."""
     towers = {
-        name: tower.clone(remat="none")
+        name: tower.clone(remat="none", attention="xla")
         for name, tower in vars(model).items()
         if hasattr(tower, "remat")
     }
@@ -116,11 +116,15 @@ class Compiled:
 
     @functools.cached_property
     def flops(self) -> float:
-        """Operations of one step, counted from shapes; what is computed twice counts once."""
-        model = _without_remat(self.recipe.model)
-        recipe = dataclasses.replace(self.recipe, model=model, micro_batches=1)
-        step = functools.partial(train_step, recipe)
-        return step_flops(step, self.state, self.batches, self.stop)
+        """Operations of one step, from shapes: what is computed twice once, the optimizer not."""
+        recipe, optimizer = self.recipe, self.recipe.optimizer
+        recipe = dataclasses.replace(recipe, model=_countable(recipe.model), micro_batches=1)
+        whole = step_flops(
+            functools.partial(train_step, recipe), self.state, self.batches, self.stop
+        )
+        grads, _ = optimizer.split(self.state.params)
+        update = optimizer.transform(self.state.params).update
+        return whole - step_flops(update, grads, self.state.opt_state, grads)
 
     def _init(self) -> State:
         zeros = {
