@@ -1,4 +1,4 @@
-"""A state restored on other devices is equal; by other processes no sample is lost or twice seen."""
+"""A state is equal on other devices; other processes lose no sample and see none twice."""
 
 import signal
 from collections import Counter
