@@ -1,4 +1,4 @@
-"""A state restored on other devices is equal; other processes lose no sample and see none twice."""
+"""A state is equal on other devices; other processes lose no sample and see none twice."""
 
 import signal
 from collections import Counter
