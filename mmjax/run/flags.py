@@ -27,18 +27,28 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
     """
     parser = _parser("python train.py", "Trains a config in a workdir, from where it stands.")
     parser.add_argument("--config", required=True, help="configs/x.py or configs/x.py:smoke")
-    parser.add_argument("--workdir", required=True, help="made if missing; holds all of the run")
+    parser.add_argument("--workdir", default="", help="made if missing; holds all of the run")
     parser.add_argument("--resume", action="store_true", help="go on although the config differs")
     parser.add_argument("--overwrite", action="store_true", help="start anew in a used workdir")
     parser.add_argument(
         "--restart-data", action="store_true", help="go on although the data differs"
     )
     parser.add_argument("--profile", default="", help="start:stop, the steps to trace")
+    parser.add_argument(
+        "--show-sharding",
+        action="store_true",
+        help="print each array of the state with its shape, the mesh axes that cut it and its "
+        "bytes a device, and end; needs neither --workdir nor data",
+    )
     known, overrides = _parse(parser, arguments)
     config = load(known.config)
     for path, text in overrides:
         override(config, path, text)
-    options = Options(known.resume, known.overwrite, known.restart_data, known.profile)
+    if not known.workdir and not known.show_sharding:
+        raise ConfigError("the following arguments are required: --workdir. See train.py --help.")
+    options = Options(
+        known.resume, known.overwrite, known.restart_data, known.profile, known.show_sharding
+    )
     return config, known.workdir, options
 
 

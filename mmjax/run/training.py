@@ -67,12 +67,14 @@ class Options:
       overwrite: start anew in a workdir that holds a run.
       restart_data: go on although the data differs; the new data begins at its beginning.
       profile: 'start:stop', the steps between which a trace is taken; '' takes none.
+      show_sharding: print how the state would lie on the devices, and train nothing.
     """
 
     resume: bool = False
     overwrite: bool = False
     restart_data: bool = False
     profile: str = ""
+    show_sharding: bool = False
 
 
 class Stopped(Exception):
