@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 
-from mmjax.run import flags, training
+from mmjax.run import flags, showing, training
 
 
 def run(arguments: Sequence[str]) -> None:
     """One training run, from where its workdir stands to its last step."""
     config, workdir, options = flags.parse_train(arguments)
-    training.train(config, workdir, options)
+    if options.show_sharding:
+        print(showing.show_sharding(config))
+    else:
+        training.train(config, workdir, options)
 
 
 if __name__ == "__main__":

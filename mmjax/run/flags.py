@@ -30,7 +30,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
     """
     parser = _parser("python train.py", "Trains a config in a workdir, from where it stands.")
     parser.add_argument("--config", required=True, help="configs/x.py or configs/x.py:smoke")
-    parser.add_argument("--workdir", required=True, help="made if missing; holds all of the run")
+    parser.add_argument("--workdir", default="", help="made if missing; holds all of the run")
     parser.add_argument("--resume", action="store_true", help="go on although the config differs")
     parser.add_argument("--overwrite", action="store_true", help="start anew in a used workdir")
     parser.add_argument(
@@ -46,10 +46,18 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
         "second state on each device and 1/N more time",
     )
     _add_require(parser)
+    parser.add_argument(
+        "--show-sharding",
+        action="store_true",
+        help="print each array of the state with its shape, the mesh axes that cut it and its "
+        "bytes a device, and end; needs neither --workdir nor data",
+    )
     known, overrides = _parse(parser, arguments)
     config = load(known.config)
     for path, text in overrides:
         override(config, path, text)
+    if not known.workdir and not known.show_sharding:
+        raise ConfigError("the following arguments are required: --workdir. See train.py --help.")
     options = Options(
         known.resume,
         known.overwrite,
@@ -57,6 +65,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
         known.profile,
         known.require,
         known.replay_check,
+        known.show_sharding,
     )
     return config, known.workdir, options
 

@@ -14,6 +14,7 @@ class Options:
       profile: 'start:stop', the steps between which a trace is taken; '' takes none.
       require: 'tpu' or 'gpu', without which the run is refused; '' takes what there is.
       replay_check: every how many steps one is computed twice and compared; 0 never does.
+      show_sharding: print how the state would lie on the devices, and train nothing.
     """
 
     resume: bool = False
@@ -22,6 +23,7 @@ class Options:
     profile: str = ""
     require: str = ""
     replay_check: int = 0
+    show_sharding: bool = False
 
 
 PLAIN = Options()

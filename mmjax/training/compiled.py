@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.parallel.layout import WHOLE_ABOVE_BYTES, lay_out
 from mmjax.parallel.sharding import activations, batch_sharding, replicated
+from mmjax.parallel.xla_flags import compiler_options
 from mmjax.paths import Rules, map_with_path
 from mmjax.training.accumulation import check_micro_batches
 from mmjax.training.flops import step_flops
@@ -97,7 +98,10 @@ class Compiled:
             (mesh.size,), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         )
         self.step = jax.jit(
-            self._step, donate_argnums=0, out_shardings=(self.shardings, replicated(mesh))
+            self._step,
+            donate_argnums=0,
+            out_shardings=(self.shardings, replicated(mesh)),
+            compiler_options=compiler_options(mesh.devices.flat[0].platform),
         )
 
     def init(self) -> State:
