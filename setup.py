@@ -50,7 +50,7 @@ setuptools.setup(
             "hypothesis>=6.100",
             "beartype>=0.19",
             "ruff>=0.9",
-            "libtpu==0.0.42.*",  # compiles for TPUs that are not here
+            "jax[tpu]",  # its libtpu compiles for TPUs that are not here
         ],
     },
     classifiers=[
