@@ -292,6 +292,8 @@ def test_captions_for_a_tokenizer_come_from_a_few_shards(tmp_path):
         ("flaky://set/s-0.tar flaky://set/s-[01].tar", "named twice"),
         ("flaky://set/s-0.tar s-1.tar", "'s-1.tar' is no address"),
         ("flaky://set/s-{9..0}.tar", "runs backwards"),
+        ("reference://x.tar::flaky://set/s-0.tar", "chained addresses"),
+        ("simplecache::flaky://set/s-0.tar", "address, not a file"),
     ],
 )
 def test_wrong_addresses_are_refused_in_one_line(shards, path, problem):
