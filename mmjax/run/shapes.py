@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from mmjax.config import ConfigError, build
 from mmjax.data.sources.base import CAUSES
 from mmjax.run.assembly import assemble
+from mmjax.run.beginning import stream_makers
 from mmjax.run.settings import check_keys
-from mmjax.run.training import stream_makers
 from mmjax.training.step import Recipe
 
 Shapes = dict[str, dict[str, tuple[tuple[int, ...], Any]]]

@@ -9,7 +9,8 @@ CONFIG = """
 import dataclasses
 import jax, jax.numpy as jnp, numpy as np
 from ml_collections import ConfigDict
-from mmjax.config import load, spec
+from mmjax.config import spec
+from mmjax.run.config_file import load
 from mmjax.objectives.contrastive import Contrastive
 from mmjax.training.step import Goal
 

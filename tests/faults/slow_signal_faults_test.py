@@ -13,7 +13,8 @@ CONFIG = """
 import dataclasses, pathlib, time
 import jax, numpy as np
 from ml_collections import ConfigDict
-from mmjax.config import load, spec
+from mmjax.config import spec
+from mmjax.run.config_file import load
 from mmjax.objectives.contrastive import Contrastive
 from mmjax.run.evaluating import Evaluation
 from mmjax.training.step import Goal

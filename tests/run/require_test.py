@@ -4,7 +4,8 @@ import pathlib
 
 import pytest
 
-from mmjax.config import ConfigError, load, to_json
+from mmjax.config import ConfigError, to_json
+from mmjax.run.config_file import load
 from mmjax.run.evaluation import evaluate
 from mmjax.run.flags import parse_eval, parse_train
 from mmjax.run.training import Options, train

@@ -4,7 +4,8 @@ import pathlib
 
 import pytest
 
-from mmjax.config import ConfigError, load, override
+from mmjax.config import ConfigError, override
+from mmjax.run.config_file import load
 from mmjax.run.flags import parse_train
 from mmjax.run.showing import show_sharding
 
