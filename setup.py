@@ -13,8 +13,8 @@ FLOORS = (  # the oldest versions that the test-suite was run on; no upper caps
     "tensorflow-datasets>=4.9.10",
     "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so
     "array_record>=0.8.6",
-    "pyarrow>=26.0",
-    "fsspec>=2026.9",
+    "pyarrow>=20.0",
+    "fsspec>=2025.3",
     "ml-collections>=1.1.0",
     "absl-py>=2.1",  # grain's worker processes read parsed absl flags
     "numpy>=2.0",
@@ -41,7 +41,7 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
-        "wandb": ["wandb"],
+        "wandb": ["wandb>=0.31"],
         "gcs": ["gcsfs"],  # shards at gs://
         "peers": ["torch", "open_clip_torch"],  # what step.py and quality.py compare with
         "test": [
@@ -50,7 +50,7 @@ setuptools.setup(
             "hypothesis>=6.100",
             "beartype>=0.19",
             "ruff>=0.9",
-            "libtpu>=0.0.42",  # compiles for TPUs that are not here
+            "jax[tpu]",  # its libtpu compiles for TPUs that are not here
         ],
     },
     classifiers=[

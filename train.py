@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mmjax.run import flags, planning, training
+from mmjax.run import flags, planning, showing, training
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -10,8 +10,10 @@ def run(arguments: Sequence[str]) -> None:
     config, workdir, options = flags.parse_train(arguments)
     if options.plan:
         planning.plan(config, options.plan, options.plan_json, options.price)
-        return
-    training.train(config, workdir, options)
+    elif options.show_sharding:
+        print(showing.show_sharding(config))
+    else:
+        training.train(config, workdir, options)
 
 
 if __name__ == "__main__":

@@ -143,8 +143,9 @@ def train_ours(run: Run, maker: BatchMaker, steps: int, feed: Iterator[Any]) -> 
     from mmjax import preprocess
     from mmjax.data.device import to_devices
     from mmjax.parallel.cpu import keep_freed_memory
+    from mmjax.parallel.layout import WHOLE
     from mmjax.parallel.mesh import make_mesh
-    from mmjax.parallel.sharding import WHOLE, batch_sharding
+    from mmjax.parallel.sharding import batch_sharding
     from mmjax.training.compiled import Compiled
 
     keep_freed_memory()

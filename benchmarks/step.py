@@ -69,8 +69,9 @@ def our_step(shape: Shape, dtype: str) -> Callable[[int], None]:
     from mmjax.data.device import to_devices
     from mmjax.data.sources.base import CAUSES
     from mmjax.parallel.cpu import keep_freed_memory
+    from mmjax.parallel.layout import WHOLE
     from mmjax.parallel.mesh import make_mesh
-    from mmjax.parallel.sharding import WHOLE, batch_sharding
+    from mmjax.parallel.sharding import batch_sharding
     from mmjax.training.compiled import Compiled
     from mmjax.training.schedules import cosine
 

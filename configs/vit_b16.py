@@ -4,7 +4,8 @@ Reproduces: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", B/
 Command:    python train.py --config=configs/vit_b16.py --workdir=... \
                 --config.data.path='train-{00000..01023}.tar' --config.eval_data.path='val-*.tar'
             on every host of the slice (see README: --worker=all).
-Devices:    made for a v5e 8x8 slice; not run on TPUs by us. One step is lowered in the tests.
+Devices:    made for a v5e 8x8 slice, with the state of 2.4 GB whole on each chip (mesh.fsdp=8 cuts
+            it to 0.3 GB); not run on TPUs by us. One step is lowered in the tests.
 Expect:     76.2 % ImageNet zero-shot after 40 billion samples of WebLI (published: Tschannen et
             al. 2025, table 1, row SigLIP B/16 at 224); not measured here.
 Differs:    AdamW for Adafactor, and captions are tokenised by a vocabulary of your own.

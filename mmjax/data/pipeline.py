@@ -58,13 +58,23 @@ class BatchMaker:
       process: this process's number.
       processes: how many share the batch.
       threads: rows made at once.
+      numbers: of this process's rows in the global batch, where they are not its share by number.
     """
 
-    def __init__(self, rows: Rows, batch_size: int, process: int, processes: int, threads: int):
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        process: int,
+        processes: int,
+        threads: int,
+        numbers: np.ndarray | None = None,
+    ):
         self.rows = rows
         self.batch_size = batch_size
-        self.local = batch_size // processes
-        self.first = process * self.local
+        share = batch_size // processes
+        own = np.arange(process * share, (process + 1) * share) if numbers is None else numbers
+        self.numbers = own.astype(np.int32)
         self.threads = threads
         self.shapes = _row_shapes(rows)
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
@@ -87,22 +97,22 @@ class BatchMaker:
 
     def __call__(self, number: int) -> Batch:
         """The block of batch `number`; rows without a usable sample are zero and not valid."""
-        size = self.local
+        size = len(self.numbers)
         batch = {
             word: np.zeros((size, *shape), kind) for word, (shape, kind) in self.shapes.items()
         }
-        batch["row"] = np.arange(self.first, self.first + size, dtype=np.int32)
+        batch["row"] = self.numbers.copy()
         batch["valid"] = np.zeros(size, bool)
         batch["bad_samples"] = np.zeros((size, len(CAUSES)), np.int32)
-        base = number * self.batch_size + self.first
+        indices = (number * self.batch_size + self.numbers.astype(np.int64)).tolist()
         if self.threads == 1:
-            for row in range(size):
-                self._fill(batch, row, base + row)
+            for row, index in enumerate(indices):
+                self._fill(batch, row, index)
         else:
             with self._lock:
                 if self._pool is None:
                     self._pool = concurrent.futures.ThreadPoolExecutor(self.threads, "mmjax-decode")
-            list(self._pool.map(lambda row: self._fill(batch, row, base + row), range(size)))
+            list(self._pool.map(lambda row: self._fill(batch, row, indices[row]), range(size)))
         return batch
 
     def _fill(self, batch: Batch, row: int, index: int) -> None:

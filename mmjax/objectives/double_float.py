@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mmjax.parallel.ring import ROW_AXES, on_rows
-from mmjax.typing import Array, Bool, Float
+from mmjax.typing import Array, Bool, Float, PyTree
 
 MASKED = -1e30  # instead of -inf: where all is masked, differences and sums stay finite
 
@@ -87,6 +87,11 @@ def products(rows: Float[Array, "rows dim"], columns: Float[Array, "columns dim"
 def matmul(a: Float[Array, "rows inner"], b: Float[Array, "inner columns"]) -> Any:
     """The matrix product in full float32, on a TPU too."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def once(x: PyTree) -> PyTree:
+    """`x`, made once: XLA would make it anew for each sum that reads it."""
+    return jax.lax.optimization_barrier(x)
 
 
 def sums_by_kind(

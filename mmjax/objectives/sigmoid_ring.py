@@ -19,6 +19,7 @@ from mmjax.objectives.double_float import (
     exponential,
     matmul,
     multiply,
+    once,
     products,
     sums_by_kind,
     total,
@@ -86,11 +87,11 @@ def _meet(
 ) -> tuple[PyTree, PyTree]:
     scale, bias = whole
     similarities = products(rows["vectors"], columns["vectors"])
-    logits = add(multiply(scale, similarities), bias)
+    logits = once(add(multiply(scale, similarities), bias))
     positive, negative = relation(rows["sides"], columns["sides"])
     sign = jnp.where(positive, -1.0, 1.0)  # of the logit in the pair's loss, log(1 + e^±logit)
     high, low = sign * logits.high, sign * logits.low
-    falling = jnp.exp(-jnp.abs(high)) * jnp.where(high > 0, 1.0 - low, 1.0 + low)
+    falling = once(jnp.exp(-jnp.abs(high)) * jnp.where(high > 0, 1.0 - low, 1.0 + low))
     losses = jnp.log1p(falling) + jnp.where(high > 0, high + low, 0.0)
     losses = jnp.where(positive | negative, losses, 0.0)
 
@@ -105,7 +106,7 @@ def _meet(
     if not slopes:
         return by_row, by_column
     slope = sign * jnp.where(high > 0, 1.0, falling) / (1.0 + falling)
-    slope = jnp.where(positive | negative, slope, 0.0)
+    slope = once(jnp.where(positive | negative, slope, 0.0))
     by_scale = slope * similarities.high + slope * similarities.low
     by_row["vectors"] = row_sums["vectors"] + matmul(slope, columns["vectors"])
     by_row["scale"] = row_sums["scale"] + sums_by_kind(by_scale, positive)

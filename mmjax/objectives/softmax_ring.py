@@ -21,6 +21,7 @@ from mmjax.objectives.double_float import (
     exponential,
     matmul,
     multiply,
+    once,
     products,
     sums_by_kind,
     total,
@@ -89,7 +90,7 @@ def _nothing_yet(own: Any) -> dict[str, Any]:
 def _gather(
     rows: PyTree, columns: PyTree, row_sums: PyTree, column_sums: PyTree, scale: DoubleFloat
 ) -> tuple[PyTree, PyTree]:
-    logits = multiply(scale, products(rows["vectors"], columns["vectors"]))
+    logits = once(multiply(scale, products(rows["vectors"], columns["vectors"])))
     positive, negative = relation(rows["sides"], columns["sides"])
     return (
         _add(row_sums, logits, positive, negative, rows["own"], 1),
@@ -104,7 +105,7 @@ def _add(
     for name, these in (("best", positive), ("best_wrong", negative)):
         here = jnp.max(jnp.where(these, logits.high, MASKED), axis)
         highest[name] = jnp.maximum(sums[name], here)
-    exps = _exps(highest, logits, positive, positive | negative, axis)
+    exps = once(_exps(highest, logits, positive, positive | negative, axis))
     away = (logits.high - jnp.expand_dims(own, axis)) + logits.low
 
     def rescaled(mass: str, best: str) -> Any:
@@ -173,7 +174,7 @@ def _factors(sums: PyTree) -> dict[str, Any]:
 
 def _slopes(factors: PyTree, logits: DoubleFloat, positive: Any, negative: Any, axis: int) -> Any:
     each = {name: jnp.expand_dims(x, axis) for name, x in factors.items()}
-    exps = _exps(factors, logits, positive, positive | negative, axis)
+    exps = once(_exps(factors, logits, positive, positive | negative, axis))
     uneven = each["uneven"] * (each["count"] * exps - each["mass"])
     slopes = jnp.where(positive, uneven - each["right"] * exps, each["wrong"] * exps)
     return jnp.where(positive | negative, slopes, 0.0)
@@ -183,10 +184,10 @@ def _return(
     rows: PyTree, columns: PyTree, row_sums: PyTree, column_sums: PyTree, scale: DoubleFloat
 ) -> tuple[PyTree, PyTree]:
     similarities = products(rows["vectors"], columns["vectors"])
-    logits = multiply(scale, similarities)
+    logits = once(multiply(scale, similarities))
     positive, negative = relation(rows["sides"], columns["sides"])
     slopes = _slopes(rows["factors"], logits, positive, negative, 1)
-    slopes += _slopes(columns["factors"], logits, positive, negative, 0)
+    slopes = once(slopes + _slopes(columns["factors"], logits, positive, negative, 0))
     by_scale = slopes * similarities.high + slopes * similarities.low
     return (
         {

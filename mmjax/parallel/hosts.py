@@ -48,12 +48,12 @@ def start(limits: Watchdog) -> str:
         return note()
     if "tpu" not in os.environ.get("JAX_PLATFORMS", ""):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    from orbax.checkpoint import multihost  # takes a second, so before the others wait for it
+
     _join(place, limits)
     process, processes = jax.process_index(), jax.process_count()
     if processes == 1:
         return ""
-    from orbax.checkpoint import multihost
-
     witness = begin_witness(process, processes)
     host, _, port = _coordinator().rpartition(":")
     if process:

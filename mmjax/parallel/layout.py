@@ -24,6 +24,7 @@ WHOLE: Rules = ((".*", ()),)
 # that narrow along what they read, so that between the two nothing is exchanged (Shoeybi et al.,
 # "Megatron-LM", section 3). `fsdp` cuts the other dimension. With axes of size 1 it means whole.
 TOWERS: Rules = (
+    (r"(?#optional)(.*/)?v_(row|col)/.*", ()),  # means over a kernel's columns or rows: small
     (r"(?#optional)(.*/)?(query|key|value|up)/kernel", ("fsdp", "tensor")),
     (r"(?#optional)(.*/)?(query|key|value|up)/bias", ("tensor",)),
     (r"(?#optional)(.*/)?kernel", ("tensor", "fsdp")),

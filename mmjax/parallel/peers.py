@@ -15,6 +15,7 @@ from mmjax.parallel.watchdog import Witness
 
 _BEAT, _GONE = "mmjax/beat", "mmjax/gone"
 _SILENT_BEATS = 3.5
+_START_SECONDS = 60.0  # in which a process that joined may be too busy for its first beat
 _LAST_SECONDS = 2.0  # for words to a service that may be gone
 
 
@@ -124,7 +125,7 @@ class Peers:
             name, _, failed = json.loads(text) if text else (f"process {process}", 0, "")
             if failed:
                 found.append(f"{name} failed ({failed})")
-            elif now - since > _SILENT_BEATS * self._seconds:
+            elif now - since > (_SILENT_BEATS * self._seconds if text else _START_SECONDS):
                 found.append(f"{name} is gone: nothing was heard of it for {now - since:.0f} s")
         found.sort(key=lambda line: "is gone" in line)
         if [line.split(":")[0] for line in found] != [line.split(":")[0] for line in self._gone]:

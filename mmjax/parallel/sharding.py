@@ -87,28 +87,34 @@ def _check_ways(mesh: Mesh, word: str, names: tuple[str, ...], size: int) -> Non
         )
 
 
-def used_and_stored(path: str, ndim: int) -> tuple[NamedSharding, NamedSharding] | None:
-    """How a layer's parameter lies while it is used, and how it is stored.
-
-    Stored arrays are cut along `fsdp` too. For its use an array is gathered along that axis, and
-    its gradient is given back cut.
+def stored(path: str, ndim: int) -> NamedSharding | None:
+    """How a layer's parameter is stored between its uses.
 
     Args:
       path: of the parameter within the model, such as 'image/blocks/mlp/up/kernel'.
       ndim: dimensions of it that a layer sees: the last ones, without that of a stack.
 
     Returns:
-      None where nothing is to be gathered.
+      None where it is whole on each device.
     """
     current = _mesh.get()
     spec = current.params.get(path) if current is not None else None
     if spec is None or len(spec) < ndim:  # a spec without axes says that the array is whole
         return None
-    stored = tuple(spec)[-ndim:]
-    used = tuple(_without_fsdp(axes) for axes in stored)
-    if used == stored:
+    return NamedSharding(current.mesh, PartitionSpec(*spec[-ndim:]))
+
+
+def used_and_stored(path: str, ndim: int) -> tuple[NamedSharding, NamedSharding] | None:
+    """How a layer's parameter lies while it is used, and how it is stored; see `stored`.
+
+    Stored arrays are cut along `fsdp` too. For its use an array is gathered along that axis, and
+    its gradient is given back cut. None where nothing is to be gathered.
+    """
+    kept = stored(path, ndim)
+    if kept is None:
         return None
-    return tuple(NamedSharding(current.mesh, PartitionSpec(*axes)) for axes in (used, stored))
+    used = PartitionSpec(*(_without_fsdp(axes) for axes in kept.spec))
+    return None if used == kept.spec else (NamedSharding(kept.mesh, used), kept)
 
 
 def _without_fsdp(axes: Any) -> Any:

@@ -19,7 +19,13 @@ import time
 from typing import Any
 
 # Where a main thread stands that waits for devices, and so perhaps for another process.
-_WAITING = ("/jax/", "/jaxlib/", "mmjax/training/loop.py", "mmjax/parallel/hosts.py")
+_WAITING = (
+    "/jax/_src/",
+    "/jax/experimental/",
+    "mmjax/training/loop.py",
+    "mmjax/training/replay.py",
+)
+_COMPILING = ("/jax/_src/compiler.py", "/jax/_src/interpreters/mlir.py")
 _DRAIN_SECONDS = 2.0  # after the run's end; a forked worker may hold the pipe open
 
 
@@ -53,9 +59,11 @@ def testify(facts: dict[str, Any], stacks: str, now: float) -> str:
 def _stuck(facts: dict[str, Any], stacks: str) -> str:
     limit = f"{facts.get('doing')} has not ended within {facts.get('limit', 0):g} s"
     where = _main_thread(stacks, facts.get("main", ""))
-    waits = bool(where) and any(part in where[0].replace("\\", "/") for part in _WAITING)
+    waits = bool(where) and any(part in where[0] for part in _WAITING)
     several = facts.get("processes", 1) > 1
-    if waits and several:
+    if any(part in line for line in where for part in _COMPILING):
+        told = "Its main thread compiles"
+    elif waits and several:
         told = (
             "Its main thread waits for the devices, and so perhaps for another process: the one "
             "that says it does not wait is to blame"

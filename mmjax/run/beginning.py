@@ -14,7 +14,7 @@ from mmjax.data.rows import training_rows
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.tokenizers.training import train_bpe
 from mmjax.parallel import hosts
-from mmjax.parallel.mesh import check_batch, make_mesh
+from mmjax.parallel.mesh import check_batch, make_mesh, rows_of_process
 from mmjax.run.assembly import (
     Parts,
     check_contract,
@@ -75,8 +75,14 @@ def run_tokenizer(config: ConfigDict, parts: Parts, folder: pathlib.Path) -> Tok
     return open_tokenizer(kept)
 
 
-def stream_makers(parts: Parts) -> dict[str, BatchMaker]:
-    """{stream: its batches}, with what they hold checked against the contract."""
+def stream_makers(parts: Parts, mesh: Mesh | None = None) -> dict[str, BatchMaker]:
+    """{stream: its batches}, with what they hold checked against the contract.
+
+    Args:
+      parts: with the tokenizer bound.
+      mesh: of the run, whose devices say which rows this process feeds; None where that is not
+        asked, for shapes alone.
+    """
     made = {}
     for name, stream in parts.streams.items():
         made[name] = BatchMaker(
@@ -85,6 +91,7 @@ def stream_makers(parts: Parts) -> dict[str, BatchMaker]:
             jax.process_index(),
             jax.process_count(),
             parts.settings["reading"].threads,
+            mesh and rows_of_process(mesh, stream.batch_size, jax.process_index()),
         )
         check_contract(parts.recipe.contract, made[name].shapes, f"stream {name!r}")
     return made

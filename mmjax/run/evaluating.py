@@ -20,6 +20,7 @@ from mmjax.data.sources.base import BadSample
 from mmjax.data.transforms.captions import clean_caption
 from mmjax.evaluation.base import Context, Evaluator, Result, write_artifact
 from mmjax.parallel import hosts
+from mmjax.parallel.mesh import rows_of_process
 from mmjax.parallel.sharding import activations, batch_sharding, replicated
 from mmjax.run.assembly import Parts, check_contract, find_tokenize
 from mmjax.run.feeding import late_is_failure, open_feed
@@ -63,6 +64,7 @@ class Evaluation:
             jax.process_index(),
             jax.process_count(),
             reading.threads,
+            rows_of_process(mesh, parts.settings["eval_batch_size"], jax.process_index()),
         )
         check_contract(parts.recipe.contract, self._maker.shapes, "eval_data")
         self._tokenize = find_tokenize(parts.eval_data)

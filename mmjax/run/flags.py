@@ -57,12 +57,18 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
         "second state on each device and 1/N more time",
     )
     _add_require(parser)
+    parser.add_argument(
+        "--show-sharding",
+        action="store_true",
+        help="print each array of the state with its shape, the mesh axes that cut it and its "
+        "bytes a device, and end; needs neither --workdir nor data",
+    )
     known, overrides = _parse(parser, arguments)
-    if not known.workdir and not known.plan:
-        parser.error("the following arguments are required: --workdir")
     config = load(known.config)
     for path, text in overrides:
         override(config, path, text)
+    if not (known.workdir or known.plan or known.show_sharding):
+        raise ConfigError("the following arguments are required: --workdir. See train.py --help.")
     options = Options(
         known.resume,
         known.overwrite,
@@ -73,6 +79,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
         known.plan,
         known.plan_json,
         known.price_per_device_hour,
+        known.show_sharding,
     )
     return config, known.workdir, options
 

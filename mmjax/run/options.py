@@ -17,6 +17,7 @@ class Options:
       plan: a topology to plan for instead of training; '' trains.
       plan_json: file for the plan's numbers, '' for none.
       price: of a device and hour, for the plan's cost; 0 leaves it out.
+      show_sharding: print how the state would lie on the devices, and train nothing.
     """
 
     resume: bool = False
@@ -28,6 +29,7 @@ class Options:
     plan: str = ""
     plan_json: str = ""
     price: float = 0.0
+    show_sharding: bool = False
 
 
 PLAIN = Options()

@@ -39,11 +39,11 @@ def begin(
         try:
             online = WeightsAndBiases(project, run_id, folder.name, plain(config), folder)
         except Exception as error:  # theirs, of many classes
-            problem = f"{type(error).__name__}: {error}".splitlines()[0]
+            problem = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
     problem = hosts.broadcast_bytes(problem.encode()).decode()
     if problem:
         raise ConfigError(
-            f"wandb_project={project!r}: {problem} Log in (wandb login), set WANDB_MODE=offline, "
+            f"wandb_project={project!r}: {problem}. Log in (wandb login), set WANDB_MODE=offline, "
             "or leave the project ''."
         )
     return online, {FILE: json.dumps({"project": project, "id": run_id})}

@@ -161,7 +161,7 @@ def _train(
 ) -> dict[str, float]:
     recipe, settings = parts.recipe, parts.settings
     with refusing():
-        makers = stream_makers(parts)
+        makers = stream_makers(parts, mesh)
         shapes = {name: maker.global_shapes for name, maker in makers.items()}
         check_needs(
             {name: goal.objective for name, goal in recipe.goals.items()},

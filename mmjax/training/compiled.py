@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.parallel.layout import WHOLE_ABOVE_BYTES, lay_out
 from mmjax.parallel.sharding import activations, batch_sharding, replicated
+from mmjax.parallel.xla_flags import compiler_options
 from mmjax.paths import Rules, map_with_path
 from mmjax.training.accumulation import check_micro_batches
 from mmjax.training.flops import step_flops
@@ -19,10 +20,10 @@ from mmjax.training.step import Recipe, init_state, train_step
 from mmjax.typing import Batch, PyTree
 
 
-def _without_remat(model: Any) -> Any:
-    """The model with no tower recomputing anything; its parameters are the same."""
+def _countable(model: Any) -> Any:
+    """The model with no tower recomputing anything or hiding products in a kernel's call."""
     towers = {
-        name: tower.clone(remat="none")
+        name: tower.clone(remat="none", attention="xla")
         for name, tower in vars(model).items()
         if hasattr(tower, "remat")
     }
@@ -97,7 +98,10 @@ class Compiled:
             (mesh.size,), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         )
         self.step = jax.jit(
-            self._step, donate_argnums=0, out_shardings=(self.shardings, replicated(mesh))
+            self._step,
+            donate_argnums=0,
+            out_shardings=(self.shardings, replicated(mesh)),
+            compiler_options=compiler_options(mesh.devices.flat[0].platform),
         )
 
     def init(self) -> State:
@@ -116,11 +120,15 @@ class Compiled:
 
     @functools.cached_property
     def flops(self) -> float:
-        """Operations of one step, counted from shapes; what is computed twice counts once."""
-        model = _without_remat(self.recipe.model)
-        recipe = dataclasses.replace(self.recipe, model=model, micro_batches=1)
-        step = functools.partial(train_step, recipe)
-        return step_flops(step, self.state, self.batches, self.stop)
+        """Operations of one step, from shapes: what is computed twice once, the optimizer not."""
+        recipe, optimizer = self.recipe, self.recipe.optimizer
+        recipe = dataclasses.replace(recipe, model=_countable(recipe.model), micro_batches=1)
+        whole = step_flops(
+            functools.partial(train_step, recipe), self.state, self.batches, self.stop
+        )
+        grads, _ = optimizer.split(self.state.params)
+        update = optimizer.transform(self.state.params).update
+        return whole - step_flops(update, grads, self.state.opt_state, grads)
 
     @functools.cached_property
     def executed_flops(self) -> float:

@@ -155,6 +155,13 @@ def test_pixels_captions_and_order_are_equal_for_any_processes_and_workers(
             same(batch, joined([next(feed) for feed in feeds]))
 
 
+def test_a_process_may_feed_rows_that_are_no_neighbours():
+    whole = maker()(3)
+    rows = maker().rows
+    part = BatchMaker(rows, len(whole["row"]), 0, 2, 1, np.array([1, 2, 6]))(3)
+    same({word: value[[1, 2, 6]] for word, value in whole.items()}, part)
+
+
 def test_a_seed_a_stream_and_a_step_each_change_the_batch():
     base = maker()(3)["image"]
     for other in (maker(seed=1)(3), maker(stream="other")(3), maker()(4)):

@@ -137,8 +137,8 @@ def test_of_two_writers_the_second_is_refused_and_the_first_goes_on(trainer, lab
     assert json.loads((tmp_path / "lock.json").read_text()) == held  # a dead one's lock lies there
     started = time.monotonic()
     third = trainer.start(tmp_path, *many)
-    third.until(lambda: json.loads((tmp_path / "lock.json").read_text()) != held)
     third.until_step(2)
+    assert json.loads((tmp_path / "lock.json").read_text())["pid"] == third.process.pid
     assert time.monotonic() - started < 60
     third.process.send_signal(signal.SIGTERM)
     assert third.wait() == 128 + signal.SIGTERM

@@ -1,4 +1,4 @@
-"""A state restored on other devices is equal; other processes lose no sample and see none twice."""
+"""A state is equal on other devices; other processes lose no sample and see none twice."""
 
 import signal
 from collections import Counter
@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from mmjax.config import load, override
+from mmjax.config import override
 from mmjax.data.dataset import members_of
 from mmjax.data.pipeline import BatchMaker
 from mmjax.data.rows import training_rows
@@ -15,6 +15,7 @@ from mmjax.parallel.mesh import make_mesh
 from mmjax.paths import flatten
 from mmjax.run.assembly import assemble, open_tokenizer, with_tokenizer
 from mmjax.run.beginning import stream_makers
+from mmjax.run.config_file import load
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled
 

@@ -13,7 +13,8 @@ CONFIG = """
 import dataclasses, pathlib, time
 import jax, numpy as np
 from ml_collections import ConfigDict
-from mmjax.config import load, spec
+from mmjax.config import spec
+from mmjax.run.config_file import load
 from mmjax.objectives.contrastive import Contrastive
 from mmjax.run.evaluating import Evaluation
 from mmjax.training.step import Goal
@@ -93,16 +94,15 @@ def test_of_long_steps_few_are_taken_after_the_signal(slow, lab, tmp_path, proce
     assert f"stopped at step {saved};" in runs[0].lines[-1]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_an_evaluation_ends_early_and_the_state_is_saved(slow, lab, tmp_path, processes):
+def test_an_evaluation_ends_early_on_both_and_the_state_is_saved(slow, lab, tmp_path):
     flags = ("--config.eval_steps=4", "--config.save_steps=1000")
-    runs = slow("evaluation", 0.7, processes, *flags)  # 16 batches
-    runs[0].until(lambda: batches(tmp_path / "note") >= processes)
+    runs = slow("evaluation", 0.7, 2, *flags)  # 16 batches
+    runs[0].until(lambda: batches(tmp_path / "note") >= 2)
     asked = time.monotonic()
-    runs[-1].process.send_signal(signal.SIGTERM)
-    assert [run.wait(60) for run in runs] == [128 + signal.SIGTERM] * processes
+    runs[1].process.send_signal(signal.SIGTERM)
+    assert [run.wait(60) for run in runs] == [128 + signal.SIGTERM] * 2
     assert time.monotonic() - asked < WITHIN
-    assert batches(tmp_path / "note") < 10 * processes
+    assert batches(tmp_path / "note") < 20  # of 32, both processes' together
     assert lab.steps(tmp_path / "run") == [4]
     assert lab.log(tmp_path / "run", "evaluate") == []
     assert runs[0].lines[-1] == "stopped at step 4; the same command goes on from there."

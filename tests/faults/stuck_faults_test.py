@@ -10,7 +10,7 @@ import pytest
 CONFIG = """
 import os, time
 import jax
-from mmjax.config import load
+from mmjax.run.config_file import load
 from mmjax.run.evaluating import Evaluation
 from mmjax.run.hooks import RunHooks
 from mmjax.training.checkpoint import Checkpoints
@@ -107,7 +107,7 @@ def test_a_compile_that_is_slow_but_legal_is_not_ended(trainer, lab, tmp_path):
     config = tmp_path / "slow.py"
     config.write_text(
         "import time\n"
-        "from mmjax.config import load\n"
+        "from mmjax.run.config_file import load\n"
         "from mmjax.training import compiled\n"
         "usual = compiled.train_step\n"
         "def slow(*arguments):\n"
@@ -156,7 +156,7 @@ def test_a_process_that_fails_by_itself_is_named_to_the_others(trainer, lab, tmp
     config = tmp_path / "failing.py"
     config.write_text(
         "import jax\n"
-        "from mmjax.config import load\n"
+        "from mmjax.run.config_file import load\n"
         "from mmjax.run.hooks import RunHooks\n"
         "usual = RunHooks.poll\n"
         "def poll(self, step):\n"

@@ -56,7 +56,7 @@ def test_freed_memory_is_found_again_and_not_zeroed():
     [
         ({}, True),
         ({"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}, False),
-        ({"MMJAX_PROCESSES": "2"}, False),
+        ({"MMJAX_COORDINATOR": "a:1", "MMJAX_PROCESSES": "2", "MMJAX_PROCESS": "0"}, False),
     ],
 )
 def test_it_is_for_one_cpu_in_one_process_alone(monkeypatch, variables, expected):

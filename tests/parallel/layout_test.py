@@ -62,6 +62,12 @@ def test_an_axis_that_does_not_divide_leaves_its_dimension_whole_and_says_so():
     ]
 
 
+def test_means_over_rows_and_columns_of_a_kernel_are_not_laid_out_as_it():
+    tree = {"opt_state": {"factored": {"v_row": {"image": {"up": {"kernel": shape(8, 64)}}}}}}
+    (placed,) = lay_out(tree, make_mesh(1, 2, 4)).values()
+    assert (placed.ways, placed.fallbacks) == (1, ())
+
+
 def test_an_array_of_one_element_is_whole_whatever_the_rule_asks():
     assert lay_out({"v": {"kernel": shape(1)}}, make_mesh(1, 8, 1))["v/kernel"].ways == 1
 

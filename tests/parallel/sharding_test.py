@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from mmjax.parallel.mesh import make_mesh
-from mmjax.parallel.sharding import activations, constrain, used_and_stored
+from mmjax.parallel.sharding import activations, constrain, on_each_device, used_and_stored
 
 
 def test_constrain_is_a_no_op_without_a_mesh_and_lays_out_with_one():
@@ -64,3 +64,16 @@ def test_a_parameter_is_gathered_along_fsdp_alone():
         assert used_and_stored("wide/kernel", 2) is None
         assert used_and_stored("whole/kernel", 2) is None
         assert used_and_stored("unknown/kernel", 2) is None
+
+
+def test_a_function_for_each_device_sees_its_own_rows_alone():
+    mesh = make_mesh(data=4, fsdp=2)
+    x = jnp.arange(16.0).reshape(16, 1)
+
+    def total(x):
+        return jnp.full_like(x, x.sum())  # of the rows that it sees
+
+    with activations(mesh):
+        found = jax.jit(on_each_device(total, ("batch", None)))(x)
+    np.testing.assert_array_equal(found[:, 0], np.repeat(np.arange(16).reshape(8, 2).sum(1), 2))
+    np.testing.assert_array_equal(on_each_device(total, ("batch", None))(x), jnp.full((16, 1), 120))

@@ -45,6 +45,8 @@ def test_one_that_waits_for_the_devices_is_told_from_the_one_to_blame():
     assert "does not wait for any device, so others wait for this process" in guilty
     assert '(File "/home/me/data.py", line 3 in work)' in guilty
     assert "waits for the devices, and so perhaps for another process" in waiting
+    compiles = stacks("/lib/jax/_src/profiler.py").replace("train.py", "/lib/jax/_src/compiler.py")
+    assert "Its main thread compiles (File" in witness.testify(STEP, compiles, 0.0)
     alone = witness.testify({**STEP, "processes": 1}, stacks("/lib/jax/_src/array.py"), 0.0)
     assert "another process" not in alone
 

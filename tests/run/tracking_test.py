@@ -8,8 +8,9 @@ import types
 
 import pytest
 
-from mmjax.config import ConfigError, load, override
+from mmjax.config import ConfigError, override
 from mmjax.run import tracking
+from mmjax.run.config_file import load
 from mmjax.run.options import Options
 from mmjax.run.training import train
 

@@ -74,5 +74,10 @@ def test_a_bit_on_one_device_is_noticed_and_the_device_named(name, device):
     assert f"on {wanted} of process 0: params/{name} (1 of " in str(error.value)
 
 
+def test_a_negative_number_of_steps_is_refused():
+    with pytest.raises(ValueError, match="--replay-check=-1"):
+        Replay(-1, make_mesh())
+
+
 def test_a_step_that_is_not_checked_is_taken_once():
     assert run(Step(call=6), every=100) == 8

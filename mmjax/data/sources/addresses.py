@@ -67,9 +67,12 @@ def open_store(url: str) -> tuple[Any, str]:
     """(fsspec's file system, the path in it) of an address.
 
     Raises:
-      ValueError: a protocol that fsspec does not know, or whose package is missing.
+      ValueError: a protocol that fsspec does not know, or whose package is missing, or a chain of
+        several.
       FetchError: the store cannot be reached.
     """
+    if "::" in url:  # some of fsspec's wrappers follow what the files themselves say
+        raise ValueError(f"{url}: chained addresses ('::') are refused; give the file's own.")
     scheme = url.partition("://")[0]
     try:
         return fsspec.core.url_to_fs(url)

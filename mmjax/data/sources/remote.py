@@ -18,7 +18,15 @@ import threading
 import time
 from typing import Any
 
-from mmjax.data.sources import addresses, array_record, base, index, shard_sizes, webdataset
+from mmjax.data.sources import (
+    addresses,
+    array_record,
+    base,
+    index,
+    patterns,
+    shard_sizes,
+    webdataset,
+)
 from mmjax.data.sources.fetching import FETCHING, FetchError, Fetching
 from mmjax.data.sources.shard_cache import Held, ShardCache
 
@@ -62,13 +70,14 @@ class RemoteShards(base.Source):
     ):
         urls = (path,) if isinstance(path, str) else tuple(path)
         self._fetching, self._members = fetching, tuple(members)
-        self._files = addresses.find(urls, leave_out=(index.SUFFIX, ".tmp", ".json"))
-        for file in self._files:
-            if not _kind(file.url) or _kind(file.url) != _kind(self._files[0].url):
+        names = list(patterns.names(urls))
+        for name in names:
+            if not _kind(name) or _kind(name) != _kind(names[0]):
                 raise ValueError(
-                    f"{file.url}: shards at addresses are .tar or .array_record files, all of one "
-                    "kind."
+                    f"{name}: what is read from addresses are .tar or .array_record files, all of "
+                    "one kind. Mount or copy other data."
                 )
+        self._files = addresses.find(urls, leave_out=(index.SUFFIX, ".tmp"))
         window = min(fetching.window, len(self._files))
         self._check_room(window)
         self._forget()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mmjax.models.interfaces import TowerOutput
 from mmjax.models.layers.compute import compute_type
+from mmjax.models.layers.embedding import look_up
 from mmjax.models.layers.pooling import AttentionPooling, end_of_text, mean, take
 from mmjax.models.layers.transformer import run_blocks
 from mmjax.parallel.sharding import constrain
@@ -89,7 +90,8 @@ class TextTransformer(nn.Module):
         places = self.param(
             "position_embedding", nn.initializers.normal(0.01), (self.length, self.dim)
         )
-        x = jnp.take(words, token_ids, axis=0).astype(dtype) + places[:length].astype(dtype)
+        path = "/".join((*self.path, "token_embedding"))
+        x = look_up(words, token_ids, path).astype(dtype) + places[:length].astype(dtype)
         x = run_blocks(
             constrain(x, "batch", None, None),
             text_mask[:, None] if self.mask_padding else None,  # [b, n] -> [b, 1, n]

@@ -121,9 +121,16 @@ def sum_in_parts(
 
     middle = (None,) * (x.ndim - 2)
     places = [PartitionSpec(("data", "fsdp"), *middle, axes) for axes in used.spec]
-    return jax.shard_map(local, mesh=used.mesh, in_specs=tuple(places), out_specs=stored.spec)(
-        x, gradient
-    )
+    made = [(*_axes(axes), *(("fsdp",) if n == cut else ())) for n, axes in enumerate(used.spec)]
+    summed = jax.shard_map(
+        local, mesh=used.mesh, in_specs=tuple(places), out_specs=PartitionSpec(*made)
+    )(x, gradient)
+    return jax.lax.with_sharding_constraint(summed, stored)
+
+
+def _axes(entry: Any) -> tuple[str, ...]:
+    """The axes of one entry of a spec."""
+    return () if entry is None else entry if isinstance(entry, tuple) else (entry,)
 
 
 _gathered.defvjp(_forward, _backward)

@@ -18,7 +18,8 @@ def recomputing(
 ) -> tuple[type[nn.Module], Callable[..., Any] | None]:
     """(the block that recomputes, what its attention is wrapped in or None) for a policy's name.
 
-    In falling order of memory, and mostly of speed:
+    In falling order of memory where the scores are most of it; with short sequences 'attention' is
+    near to 'none':
 
     * 'none' stores everything.
     * 'dots' stores every matrix product, the scores of the attention too.

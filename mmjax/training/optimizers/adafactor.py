@@ -39,7 +39,8 @@ class Adafactor(Optimizer):
 
     Source: Shazeer and Stern 2018, "Adafactor: Adaptive Learning Rates with Sublinear Memory
     Cost", algorithms 4 and 5; Zhai et al. 2022, "Scaling Vision Transformers", section 3.4;
-    big_vision/optax.py `scale_by_adafactor`; Zhai et al. 2023 (SigLIP), section 4.2 for the cap.
+    big_vision/optax.py `scale_by_adafactor`; Zhai et al. 2023 (SigLIP) for
+    the cap.
     """
 
     b2_exponent: float = 0.8

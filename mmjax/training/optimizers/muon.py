@@ -81,6 +81,11 @@ class Muon(Optimizer):
                     f"matrix_rules give {path!r} {shape} to Muon, which takes matrices or stacks "
                     f"of them under 'blocks'; put ({path!r}, False) before the rule."
                 )
+        if not any(taken.values()):
+            raise ValueError(
+                f"matrix_rules leave Muon nothing of {', '.join(list(shapes)[:3])}, ...; name the "
+                "hidden matrices, or take AdamW."
+            )
         muon = optax.chain(
             contrib.scale_by_muon(
                 ns_steps=self.newton_schulz_steps,

@@ -118,7 +118,10 @@ def test_an_epoch_reads_each_row_group_once_and_keeps_a_few(tmp_path, monkeypatc
     rows = training_rows((Dataset(source=source),), 0, "main", 8)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         positions = [rows.order(index)[1] for index in range(1600)]
-        found = list(pool.map(lambda position: source[position]["raw"], positions))
+        found = []
+        for at in range(0, 1600, 8):  # batch by batch, as threads read
+            batch = positions[at : at + 8]
+            found += pool.map(lambda position: source[position]["raw"], batch)
     assert found == [data["raw"][position] for position in positions]
     assert sorted(positions) == list(range(1600))
     assert reads == dict.fromkeys(range(80), 1)

@@ -284,13 +284,16 @@ def test_captions_for_a_tokenizer_come_from_a_few_shards(tmp_path):
         ("nowhere://b/x.tar", "Protocol not known: nowhere"),
         ("gs://b/x.tar", r"pip install 'mmjax\[gcs\]'"),
         ("s3://b/x.tar", "pip install 's3fs'"),
-        ("memory://b/x.zip", "Nothing is there"),
+        ("memory://b/x.zip", "are .tar or .array_record files"),
+        ("memory://b/x.tar", "Nothing is there"),
         ("flaky://set/s-0.tar flaky://set/sizes.json", "are .tar or .array_record files"),
         ("flaky://set/s-{0..9}.tar", r"for 2 of the addresses.*s-8\.tar, flaky://set/s-9\.tar"),
         ("flaky://set/t-*.tar", r"for 1 of the addresses.*t-\*\.tar"),
         ("flaky://set/s-0.tar flaky://set/s-[01].tar", "named twice"),
         ("flaky://set/s-0.tar s-1.tar", "'s-1.tar' is no address"),
         ("flaky://set/s-{9..0}.tar", "runs backwards"),
+        ("reference://x.tar::flaky://set/s-0.tar", "chained addresses"),
+        ("simplecache::flaky://set/s-0.tar", "address, not a file"),
     ],
 )
 def test_wrong_addresses_are_refused_in_one_line(shards, path, problem):

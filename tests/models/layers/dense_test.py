@@ -5,8 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax.models.layers import dense
+from mmjax.parallel.mesh import make_mesh
+from mmjax.parallel.sharding import activations
 
 LAST_WITH_FIRST = (((2,), (0,)), ((), ()))
 
@@ -62,3 +65,51 @@ def test_any_number_of_axes_may_stand_before_the_last(shape):
     params = layer.init(jax.random.key(0), x)
     wanted = nn.Dense(4).apply(params, x)
     np.testing.assert_allclose(layer.apply(params, x), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "spec", [("fsdp", "tensor"), ("tensor", "fsdp"), (("fsdp", "tensor"), None)]
+)
+@pytest.mark.parametrize("shape", [(8, 5, 8), (8, 8)])
+def test_a_kernel_in_parts_gives_the_same_and_its_gradient_comes_in_parts(spec, shape):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(8, 4)), jnp.float32)
+    mesh, spec = make_mesh(2, 2, 2), PartitionSpec(*spec)
+    place = NamedSharding(mesh, spec)
+
+    def loss(x, kernel, path=""):
+        return jnp.sum(jnp.sin(dense.product(x, kernel, None, path=path)))
+
+    wanted = jax.value_and_grad(loss, argnums=(0, 1))(x, kernel)
+    with activations(mesh, params={"up/kernel": spec}):
+        step = jax.jit(
+            jax.value_and_grad(lambda x, kernel: loss(x, kernel, "up/kernel"), argnums=(0, 1)),
+            in_shardings=(NamedSharding(mesh, PartitionSpec(("data", "fsdp"))), place),
+        )
+        found = step(x, kernel)
+        text = step.lower(x, kernel).compile().as_text()
+    assert found[1][1].sharding.is_equivalent_to(place, 2)
+    assert " reduce-scatter(" in text
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
+
+
+def test_a_kernel_knows_its_path():
+    class Tower(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(4, name="up", dot_general=dense.product_of(self, "up"))(x)
+
+    class Model(nn.Module):
+        def setup(self):
+            self.image = Tower()
+
+        def __call__(self, x):
+            return self.image(x)
+
+    mesh, spec = make_mesh(1, 8, 1), PartitionSpec("fsdp", None)
+    x = jnp.ones((8, 8))
+    params = Model().init(jax.random.key(0), x)
+    with activations(mesh, params={"image/up/kernel": spec}):
+        text = jax.jit(jax.grad(lambda p: Model().apply(p, x).sum())).lower(params).as_text()
+    assert "reduce_scatter" in text

@@ -55,9 +55,9 @@ def test_the_original_form_equals_optaxs(run):
     found, _ = run(optimizer, arrays(0), gradients)
     theirs = optax.adafactor(0.1, min_dim_size_to_factor=32, clipping_threshold=0.5)
     params = arrays(0)
-    state = theirs.init(params)
+    state, update = theirs.init(params), jax.jit(theirs.update)
     for gradient in gradients:
-        updates, state = theirs.update(gradient, state, params)
+        updates, state = update(gradient, state, params)
         params = optax.apply_updates(params, updates)
     for path, leaf in found.items():
         np.testing.assert_allclose(leaf, params[path], rtol=1e-5, atol=1e-6)

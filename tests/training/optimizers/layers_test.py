@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax import paths
+from mmjax.parallel.layout import lay_out
 from mmjax.parallel.mesh import make_mesh
-from mmjax.parallel.sharding import shardings
 from mmjax.training import schedules
 from mmjax.training.optimizers.adafactor import Adafactor
 from mmjax.training.optimizers.adamw import AdamW
@@ -80,7 +80,11 @@ def test_what_an_optimizer_knows_does_not_depend_on_the_number_of_devices(name, 
     rules = ((".*/kernel", ("fsdp", None)), (".*", ()))
 
     def spread(seed):
-        return jax.device_put(tree(seed), shardings(tree(seed), mesh, rules))
+        placed = lay_out(tree(seed), mesh, rules, whole_above_bytes=0)
+        return paths.map_with_path(
+            lambda path, leaf: jax.device_put(leaf, NamedSharding(mesh, placed[path].spec)),
+            tree(seed),
+        )
 
     found = run(EVERY[name], spread(0), [spread(seed) for seed in GRADIENTS])
     kernel = found[0]["blocks"]["up"]["kernel"]

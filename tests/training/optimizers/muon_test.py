@@ -40,10 +40,10 @@ def test_updates_equal_optaxs_muon(run, nesterov, match_rms):
     }
     for path, transform in theirs.items():
         param = paths.flatten(arrays(0))[path]
-        state = transform.init(param)
+        state, update = transform.init(param), jax.jit(transform.update)
         for gradient in gradients:
-            update, state = transform.update(paths.flatten(gradient)[path], state, param)
-            param = optax.apply_updates(param, update)
+            step, state = update(paths.flatten(gradient)[path], state, param)
+            param = optax.apply_updates(param, step)
         np.testing.assert_allclose(paths.flatten(found)[path], param, rtol=1e-5, atol=1e-6)
 
 
@@ -99,6 +99,7 @@ def test_numbers_out_of_range_are_refused(fields, message):
         (((".*", True),), r"give 'bias' \(10,\) to Muon"),
         ((("hiden/.*", True), (".*", False)), "'hiden/.*' decides nothing"),
         ((("hidden/.*", True),), "matrix_rules: no rule matches"),
+        (HIDDEN, "leave Muon nothing of bias, hidden/kernel"),
         (((".*[0:2]/kernel", True), (".*", False)), "addresses layers"),
     ],
 )
