@@ -113,7 +113,8 @@ def test_another_number_of_devices_restores_the_same(
 
 @pytest.mark.parametrize("kind", [Adafactor, LAMB, Muon])
 def test_the_state_of_an_optimizer_comes_back(tmp_path: pathlib.Path, kind: Any) -> None:
-    params = {"blocks": {"kernel": jnp.ones((2, 40, 36)), "bias": jnp.ones((2, 36))}}
+    layer = {"kernel": jnp.ones((2, 40, 36)), "bias": jnp.ones((2, 36))}
+    params = {"image": {"blocks": {"mlp": {"up": layer}}}}
     optimizer = kind(constant(0.1), mu_dtype="bfloat16")
     transform = optimizer.transform(params)
     _, state = jax.jit(transform.update)(params, transform.init(params), params)

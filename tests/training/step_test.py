@@ -130,7 +130,10 @@ def test_it_overfits_eight_pairs(objective):
     assert metrics[-1]["contrastive/accuracy/image_to_text"] == 1
 
 
-@pytest.mark.parametrize("objective", [Contrastive(**FEATURES), Sigmoid(**FEATURES)])
+@pytest.mark.parametrize(
+    "objective",
+    [Contrastive(**FEATURES), Sigmoid(**FEATURES), Contrastive(**FEATURES, comparison="ring")],
+)
 def test_eight_devices_equal_one(objective):
     model = FeatureTowers(embed_dim=8, bias_init=-10.0)
     batches = [{"main": feature_batch(seed=s)} for s in range(3)]
