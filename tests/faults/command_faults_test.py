@@ -32,7 +32,7 @@ def refused(run, *words, seconds=60.0):
         ("--config.steps=0", ["steps=0", "at least 1"]),
         ("--config.ema=2", ["ema=2", "below 1"]),
         ("--config.data.path=nowhere-*.tar", ["nowhere-*.tar"]),
-        ("--config.data.path=gs://bucket/x.tar", ["gs://bucket/x.tar", "local"]),
+        ("--config.data.path=gs://bucket/x.tar", ["gs://bucket/x.tar", "mmjax[gcs]"]),
         ("--config.data.transforms[7].size=3", ["3 members, 0 to 2"]),
         ("--config.data.fields.caption_from=text", ["'text'", "jpg, txt"]),
         ("--config.tokenizer.path=none.json", ["tokenizer.path='none.json'"]),

@@ -168,10 +168,8 @@ def test_ten_times_the_loss_is_a_normal_step(trainer, lab, config, tmp_path):
     ten, one = lab.log(tmp_path / "ten"), lab.log(tmp_path / "one")
     np.testing.assert_allclose(ten[0]["loss"], 10 * one[0]["loss"], rtol=1e-5)
     assert [entry["skipped_updates"] for entry in ten] == [0, 0, 0]
-    moved = [lab.state(tmp_path / "ten", step)["params/image/output/kernel"] for step in (3,)]
-    assert not np.array_equal(
-        moved[0], lab.state(tmp_path / "one", 3)["params/image/output/kernel"]
-    )
+    # Clipped, the gradient is as long as ever, and the parameters may be the very same.
+    assert int(lab.state(tmp_path / "ten", 3)["opt_state/schedule/count"]) == 3
 
 
 def test_two_processes_stop_at_the_same_step(trainer, lab, config, tmp_path):
