@@ -44,6 +44,8 @@ class Chip:
 # four of 128x128 a core (v4 and v5p have two cores), as many operations as four of 256x256 (v6e,
 # TPU7x): with them the peaks come out at the clocks that are known (1.05 GHz for v4: Jouppi et al.
 # 2023, "TPU v4"; 1.5 GHz for v5e).
+# Read again at their source: peak, memory and links of v5e, v5p, v6e and TPU7x, peak and memory of
+# v4, and all peaks of GPUs. The other figures are as they are known, without that.
 # NVIDIA: the data sheets of A100, L4, L40S, H100, H200 and Blackwell ("dense", or half of the
 # figure that is given with sparsity); NVLink is given for both directions, of which half goes out.
 CHIPS: tuple[Chip, ...] = (

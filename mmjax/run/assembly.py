@@ -21,6 +21,9 @@ from mmjax.run.settings import check_keys
 from mmjax.training.step import Goal, Recipe
 
 TRAINED_ON = ("data", "first")  # keys of a config that an evaluation does not need
+_RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+# Keys of a config that its recipe is made of.
+RECIPE = tuple("preprocess" if name == "contract" else name for name in _RECIPE_FIELDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,16 +85,7 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
             )
     if not goals:
         raise ConfigError("goals is empty; a run needs at least one spec(Goal, objective=...).")
-    recipe = Recipe(
-        model=made["model"],
-        goals=goals,
-        optimizer=made["optimizer"],
-        contract=made["preprocess"],
-        seed=made["seed"],
-        ema=made["ema"],
-        micro_batches=made["micro_batches"],
-        params_dtype=made["params_dtype"],
-    )
+    recipe = make_recipe(made)
     parts = Parts(recipe, streams, made.get("eval_data"), made)
     for dataset in _everything(parts):
         try:
@@ -99,6 +93,11 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
         except (ValueError, FetchError) as error:
             raise ConfigError(str(error)) from None
     return parts
+
+
+def make_recipe(made: Mapping[str, Any]) -> Recipe:
+    """The recipe of built values, by the config's keys (`RECIPE`)."""
+    return Recipe(**{field: made[key] for field, key in zip(_RECIPE_FIELDS, RECIPE)})
 
 
 def _everything(parts: Parts) -> list[Dataset]:

@@ -9,11 +9,9 @@ from typing import Any
 
 import jax
 import jaxlib
-import numpy as np
 from ml_collections import ConfigDict
 
-from mmjax.config import ConfigError, build, plain
-from mmjax.data.sources.base import CAUSES
+from mmjax.config import build, plain
 from mmjax.parallel import compilation
 from mmjax.parallel.accelerator import leave_out_tpu
 from mmjax.parallel.mesh import check_batch, make_mesh
@@ -21,15 +19,10 @@ from mmjax.parallel.plan import Facts, compile_facts, state_bytes, times
 from mmjax.parallel.topologies import Topology, check_name, open_topology, table
 from mmjax.parallel.traffic import Collective
 from mmjax.run.console import refusing, say
-from mmjax.run.settings import check_keys
+from mmjax.run.shapes import recipe_and_shapes
 from mmjax.training.compiled import Compiled
-from mmjax.training.step import Recipe
-from mmjax.typing import WORDS
 
 _READ_BY = 1  # raised when `Facts` are read from a text in another way
-_ALWAYS = ("row", "valid", "bad_samples", "sample_id")
-_NEEDED = ("model", "goals", "optimizer", "preprocess", "seed", "ema", "micro_batches")
-_NEEDED += ("params_dtype", "sharding_rules", "whole_above_bytes", "batch_size")
 
 
 def plan(config: ConfigDict, name: str, json_file: str = "", price: float = 0.0) -> dict[str, Any]:
@@ -48,7 +41,6 @@ def plan(config: ConfigDict, name: str, json_file: str = "", price: float = 0.0)
         leave_out_tpu()  # `say` asks for this process's number
         say(table())
         return {}
-    check_keys(config)
     with refusing():
         check_name(name)
         if name != "gpu":
@@ -64,56 +56,13 @@ def plan(config: ConfigDict, name: str, json_file: str = "", price: float = 0.0)
     return numbers
 
 
-def batch_shapes(config: ConfigDict, made: dict[str, Any]) -> dict[str, Any]:
-    """{stream: {word: (shape, dtype)}}, from the config alone.
-
-    Raises:
-      ConfigError: a word whose size stands in the data and not in the config.
-    """
-    sizes = {
-        "batch": 0,
-        "height": made["preprocess"].image_size,
-        "width": made["preprocess"].image_size,
-        "channels": 3,
-        "length": made["preprocess"].sequence_length,
-        "two": 2,
-        "causes": len(CAUSES),
-    }
-    several = "target" not in config.data
-    streams: dict[str, Any] = {}
-    for goal in made["goals"].values():
-        rows = config.data[goal.stream].batch_size if several else made["batch_size"]
-        words = streams.setdefault(goal.stream, {})
-        for word in (*_ALWAYS, *goal.objective.needs):
-            axes = WORDS[word].shape.split()
-            if any(axis not in sizes for axis in axes):
-                raise ConfigError(
-                    f"--plan: the size of {word!r} stands in the data and not in the config; only "
-                    "pictures and texts can be planned without data."
-                )
-            shape = tuple(sizes[axis] or rows for axis in axes)
-            words[word] = (shape, np.dtype(WORDS[word].dtype))
-    return streams
-
-
 def _step(config: ConfigDict, topology: Topology) -> Compiled:
     """The step that training would run, on the topology's devices."""
-    made = build({key: config[key] for key in _NEEDED})
+    recipe, shapes = recipe_and_shapes(config)
     mesh = make_mesh(**plain(config.mesh), devices=topology.devices)
-    streams = batch_shapes(config, made)
-    for words in streams.values():
+    for words in shapes.values():
         check_batch(words["valid"][0][0], mesh, topology.processes)
-    recipe = Recipe(
-        made["model"],
-        made["goals"],
-        made["optimizer"],
-        made["preprocess"],
-        made["seed"],
-        made["ema"],
-        made["micro_batches"],
-        made["params_dtype"],
-    )
-    return Compiled(recipe, mesh, streams, made["sharding_rules"], made["whole_above_bytes"])
+    return Compiled(recipe, mesh, shapes, build(config.sharding_rules), config.whole_above_bytes)
 
 
 def _facts(compiled: Compiled, topology: Topology) -> Facts:

@@ -7,10 +7,12 @@ from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, build
 from mmjax.data.sources.base import CAUSES
-from mmjax.run.assembly import assemble
+from mmjax.run.assembly import RECIPE, assemble, make_recipe
 from mmjax.run.beginning import stream_makers
 from mmjax.run.settings import check_keys
 from mmjax.training.step import Recipe
+
+ALWAYS = ("row", "valid", "bad_samples", "sample_id")
 
 Shapes = dict[str, dict[str, tuple[tuple[int, ...], Any]]]
 
@@ -25,23 +27,15 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
       ConfigError: as a run of it would.
     """
     check_keys(config)
-    goals = build(config.goals)
-    recipe = Recipe(
-        model=build(config.model),
-        goals=goals,
-        optimizer=build(config.optimizer),
-        contract=build(config.preprocess),
-        seed=config.seed,
-        ema=config.ema,
-    )
-    names = {goal.stream for goal in goals.values()}
-    rows = {
-        name: config.batch_size if "target" in config.data else config.data[name].batch_size
-        for name in names
-    }
-    shapes = {name: _words(recipe, size) for name, size in rows.items()}
-    needed = {word for goal in goals.values() for word in goal.objective.needs}
-    if needed <= set(_words(recipe, 1)):
+    recipe = make_recipe(build({key: config[key] for key in RECIPE}))
+    shapes: Shapes = {}
+    for goal in recipe.goals.values():
+        several = "target" not in config.data
+        rows = config.data[goal.stream].batch_size if several else config.batch_size
+        known, words = _words(recipe, rows), shapes.setdefault(goal.stream, {})
+        needed = (*ALWAYS, *goal.objective.needs)
+        words |= {word: known[word] for word in needed if word in known}
+    if all(word in shapes[g.stream] for g in recipe.goals.values() for word in g.objective.needs):
         return recipe, shapes
     try:
         makers = stream_makers(assemble(config))
@@ -51,7 +45,7 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
 
 
 def _words(recipe: Recipe, rows: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """The words of pictures with texts, and those that every batch has."""
+    """The words whose size the config says."""
     size, length = recipe.contract.image_size, recipe.contract.sequence_length
     return {
         "image": ((rows, size, size, 3), np.dtype(np.uint8)),

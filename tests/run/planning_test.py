@@ -72,8 +72,8 @@ def test_what_does_not_fit_is_refused_before_anything_compiles(values, name, sai
         plan(config(**values), name)
 
 
-def test_features_of_a_size_that_only_the_data_know_are_refused():
-    with pytest.raises(ConfigError, match="'image_features' stands in the data"):
+def test_features_of_a_size_that_only_the_data_know_need_the_data():
+    with pytest.raises(ConfigError, match="data: Dataset: "):
         plan(config("features", ""), "cpu:8")
 
 

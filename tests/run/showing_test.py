@@ -31,8 +31,14 @@ def test_a_full_size_model_is_shown_without_its_data():
 
 
 def test_moments_lie_as_their_parameters_do():
-    lines = {line.split("  ")[0]: line.split() for line in shown("vit_b16.py").splitlines()}
+    text = shown("vit_b16.py", mesh__fsdp=8)
+    lines = {line.split("  ")[0]: line.split() for line in text.splitlines()}
     assert lines["params"][-1] == lines["opt_state/adam/mu/..."][-1]
+
+
+def test_micro_batches_that_a_run_would_refuse_are_refused():
+    with pytest.raises(ConfigError, match="micro_batches=3 does not divide"):
+        shown("vit_b16.py", micro_batches=3)
 
 
 def test_an_axis_that_fell_back_is_marked_and_explained():

@@ -6,7 +6,6 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import topologies
 
 from mmjax.models.dual.two_tower import TwoTower
 from mmjax.models.encoders.text_transformer import TextTransformer
@@ -25,13 +24,7 @@ WIDTH = {"dim": 256, "depth": DEPTH, "num_heads": 2, "mlp_dim": 512, "dtype": "a
 
 
 @pytest.fixture(scope="module")
-def topology():
-    """16 chips; without libtpu this is an error."""
-    return topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices
-
-
-@pytest.fixture(scope="module")
-def compiled(topology):
+def compiled(chips):
     model = TwoTower(
         image=ViT(image_size=SIDE, patch_size=16, pooling="mean", **WIDTH),
         text=TextTransformer(vocab_size=128, length=LENGTH, **WIDTH),
@@ -53,7 +46,7 @@ def compiled(topology):
         "bad_samples": ((ROWS, 7), jnp.int32),
         "sample_id": ((ROWS, 2), jnp.int32),
     }
-    return Compiled(recipe, make_mesh(4, 4, 1, devices=topology), {"main": words})
+    return Compiled(recipe, make_mesh(4, 4, 1, devices=chips("v5e:4x4")), {"main": words})
 
 
 @pytest.fixture(scope="module")
@@ -97,21 +90,19 @@ def test_the_donated_state_is_not_copied(made, compiled):
 
 
 @pytest.mark.parametrize("sizes", [(16, 1, 1), (4, 2, 2), (2, 8, 1), (1, 2, 8)])
-def test_any_mesh_lies_on_the_torus(topology, sizes):
-    mesh = make_mesh(*sizes, devices=topology)
+def test_any_mesh_lies_on_the_torus(chips, sizes):
+    mesh = make_mesh(*sizes, devices=chips("v5e:4x4"))
     assert len({device.id for device in mesh.devices.flat}) == 16
 
 
 @pytest.mark.parametrize("sizes", [(8, 8, 1), (32, 1, 2)])
-def test_a_torus_of_three_dimensions_takes_meshes_that_split_one(sizes):
-    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5p:4x4x4").devices
+def test_a_torus_of_three_dimensions_takes_meshes_that_split_one(chips, sizes):
+    devices = chips("v5p:4x4x4")
     assert make_mesh(*sizes, devices=devices).devices.shape == sizes
 
 
-def test_slices_stand_one_after_the_other_along_data():
-    devices = topologies.get_topology_desc(
-        platform="tpu", topology_name="v5e:4x4", num_slices=2
-    ).devices
+def test_slices_stand_one_after_the_other_along_data(chips):
+    devices = chips("v5e:4x4*2")
     mesh = make_mesh(8, 4, 1, devices=devices)
     slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
     assert (slices[:4] == 0).all()
