@@ -60,9 +60,10 @@ def our_recipe(
         goals={"contrastive": Goal(Contrastive(positives=positives))},
         optimizer=AdamW(
             schedule,
-            *BETAS,
-            EPSILON,
-            WEIGHT_DECAY,
+            b1=BETAS[0],
+            b2=BETAS[1],
+            eps=EPSILON,
+            weight_decay=WEIGHT_DECAY,
             clip_norm=None,
             clamps=(("log_scale", 0.0, HIGHEST_LOG_SCALE),),
         ),

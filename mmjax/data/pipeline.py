@@ -98,8 +98,9 @@ class BatchMaker:
     def __call__(self, number: int) -> Batch:
         """The block of batch `number`; rows without a usable sample are zero and not valid."""
         size = len(self.numbers)
+        # Not zeroed: that would write each picture's bytes twice.
         batch = {
-            word: np.zeros((size, *shape), kind) for word, (shape, kind) in self.shapes.items()
+            word: np.empty((size, *shape), kind) for word, (shape, kind) in self.shapes.items()
         }
         batch["row"] = self.numbers.copy()
         batch["valid"] = np.zeros(size, bool)
@@ -116,11 +117,12 @@ class BatchMaker:
         return batch
 
     def _fill(self, batch: Batch, row: int, index: int) -> None:
-        order = self.rows.order
-        if isinstance(order, InOrder) and index >= len(order):
-            return  # filling of the last batch
-        made, batch["bad_samples"][row] = self.rows.load(index, self.shapes)
+        order, made = self.rows.order, None
+        if not isinstance(order, InOrder) or index < len(order):  # else filling of the last batch
+            made, batch["bad_samples"][row] = self.rows.load(index, self.shapes)
         if made is None:
+            for word in self.shapes:
+                batch[word][row] = 0
             return
         if made.keys() != self.shapes.keys():
             raise ValueError(
