@@ -43,7 +43,7 @@ setuptools.setup(
         "cuda": ["jax[cuda13]"],
         "wandb": ["wandb>=0.31"],
         "gcs": ["gcsfs"],  # shards at gs://
-        "peers": ["torch", "open_clip_torch"],  # what step.py and quality.py compare with
+        "peers": ["torch", "open_clip_torch"],  # what benchmarks compare with
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",

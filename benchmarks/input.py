@@ -41,7 +41,7 @@ from mmjax.data.transforms.image import RandomFlip, RandomResizedCrop
 from mmjax.data.transforms.resize import resize_fast
 from mmjax.data.transforms.text import Tokenize
 
-SIZES = ((375, 500), (480, 640), (768, 1024))
+SIZES = {"500x375": (375, 500), "640x480": (480, 640), "1024x768": (768, 1024)}
 TARGET = 224
 BATCH = 50
 TURN = 4  # batches: a run begins its iterator once, not for each batch
@@ -223,6 +223,7 @@ def measure(folder: str, height: int, width: int, samples: int) -> dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=2000, help="pictures of each size")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--core", type=int, default=None, help="the core to run on")
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
@@ -230,7 +231,7 @@ def main() -> None:
         os.sched_setaffinity(0, {core})
     if options.samples < BATCH * TURN:
         parser.error(f"--samples {options.samples}: give at least {BATCH * TURN}.")
-    for height, width in SIZES:
+    for height, width in (SIZES[name] for name in options.sizes):
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure(folder, height, width, options.samples)), flush=True)
 

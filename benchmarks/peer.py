@@ -27,7 +27,10 @@ from mmjax.training.step import Goal, Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A CLIP that both sides can build; heads are 64 wide, perceptrons 4 times the width."""
+    """A CLIP that both sides can build; heads are 64 wide, perceptrons 4 times the width.
+
+    `text_depth` is the text tower's number of blocks, 0 for as many as the picture's.
+    """
 
     image_size: int
     patch_size: int
@@ -38,6 +41,7 @@ class Size:
     embed_dim: int
     vocab_size: int = 49_408
     eos_id: int = 49_407
+    text_depth: int = 0
 
 
 # open_clip's own numbers for a ViT; source: src/open_clip_train/params.py.
@@ -80,7 +84,6 @@ def our_recipe(
 def our_model(size: Size, dtype: str = "float32") -> TwoTower:
     """open_clip's CLIP in our classes: the same parameters and the same arithmetic."""
     shared = {
-        "depth": size.depth,
         "activation": "gelu",
         "norm_epsilon": 1e-5,
         "dtype": dtype,
@@ -92,6 +95,7 @@ def our_model(size: Size, dtype: str = "float32") -> TwoTower:
             image_size=size.image_size,
             patch_size=size.patch_size,
             dim=size.image_width,
+            depth=size.depth,
             num_heads=size.image_width // 64,
             mlp_dim=4 * size.image_width,
             pooling="class",
@@ -103,6 +107,7 @@ def our_model(size: Size, dtype: str = "float32") -> TwoTower:
             vocab_size=size.vocab_size,
             length=size.length,
             dim=size.text_width,
+            depth=size.text_depth or size.depth,
             num_heads=size.text_width // 64,
             mlp_dim=4 * size.text_width,
             pooling="end_of_text",
@@ -121,16 +126,28 @@ class TheirStep:
       size: of the model.
       seed: of the first parameters.
       dtype: 'float32', or 'bfloat16' for torch's autocast.
+      device: 'cpu' or 'cuda'.
+      compiled: whether the model goes through `torch.compile`, as by its --torchcompile.
 
     Source: open_clip, src/open_clip_train/main.py and train.py.
     """
 
-    def __init__(self, size: Size, seed: int = 0, dtype: str = "float32"):
+    def __init__(
+        self,
+        size: Size,
+        seed: int = 0,
+        dtype: str = "float32",
+        device: str = "cpu",
+        compiled: bool = False,
+    ):
         open_clip = load_open_clip()
         import torch
 
         torch.manual_seed(seed)
-        self._torch, self._dtype = torch, getattr(torch, dtype)
+        self._torch, self._dtype, self._device = torch, getattr(torch, dtype), device
+        if device == "cuda":  # as its trainer sets it
+            torch.backends.cuda.matmul.allow_tf32 = True
+            torch.backends.cudnn.benchmark = True
         vision = open_clip.CLIPVisionCfg(
             layers=size.depth,
             width=size.image_width,
@@ -142,9 +159,11 @@ class TheirStep:
             vocab_size=size.vocab_size,
             width=size.text_width,
             heads=size.text_width // 64,
-            layers=size.depth,
+            layers=size.text_depth or size.depth,
         )
-        self.model = open_clip.CLIP(size.embed_dim, vision, text, output_dict=True).train()
+        model = open_clip.CLIP(size.embed_dim, vision, text, output_dict=True)
+        self.model = model.to(device).train()
+        self._forward = torch.compile(self.model) if compiled else self.model
         self._loss = open_clip.ClipLoss()
         self._optimizer = torch.optim.AdamW(self._groups(), lr=0.0, betas=BETAS, eps=EPSILON)
 
@@ -163,8 +182,9 @@ class TheirStep:
         """uint8 pictures and token numbers as the tensors that `__call__` takes."""
         mean, std = (np.asarray(x, np.float32) * 255 for x in (CLIP_MEAN, CLIP_STD))
         pixels = np.ascontiguousarray(((image - mean) / std).transpose(0, 3, 1, 2))
-        from_numpy = self._torch.from_numpy
-        return from_numpy(pixels), from_numpy(token_ids.astype(np.int64))
+        tensors = (self._torch.from_numpy(x) for x in (pixels, token_ids.astype(np.int64)))
+        pictures, tokens = (tensor.to(self._device) for tensor in tensors)
+        return pictures, tokens
 
     def __call__(self, image: Any, token_ids: Any, rate: float) -> Any:
         """One update; returns the loss."""
@@ -172,13 +192,22 @@ class TheirStep:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad()
-        with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
-            loss = self._loss(**self.model(image, token_ids))
+        with torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32):
+            loss = self._loss(**self._forward(image, token_ids))
         loss.backward()
         self._optimizer.step()
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, HIGHEST_LOG_SCALE)
         return loss
+
+    def free(self) -> None:
+        """Gives a GPU's memory, but for the state and the batches, to whoever computes next."""
+        self._optimizer.zero_grad()
+        self._torch.cuda.empty_cache()
+
+    def peak_bytes(self) -> int:
+        """The most bytes that tensors held on the GPU."""
+        return self._torch.cuda.max_memory_allocated()
 
     def embeddings(self, image: np.ndarray, token_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Unit vectors of pictures and texts (which need not belong together)."""
@@ -195,15 +224,20 @@ class TheirStep:
         return np.concatenate(made[0]), np.concatenate(made[1])
 
 
+def check_installed() -> None:
+    """Raises SystemExit where the peer's packages are missing."""
+    for name in ("torch", "open_clip"):
+        if importlib.util.find_spec(name) is None:
+            raise SystemExit(f"{name} is missing: pip install -e '.[peers]'")
+
+
 def load_open_clip() -> Any:
     """The package open_clip.
 
     Raises:
       SystemExit: it is not installed.
     """
-    for name in ("torch", "open_clip"):
-        if importlib.util.find_spec(name) is None:
-            raise SystemExit(f"{name} is missing: pip install -e '.[peers]'")
+    check_installed()
     if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
         _stand_in_for_torchvision()
     import open_clip
