@@ -21,7 +21,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-LIBRARIES = ("peer", "sides")  # imported by the others, no commands
+LIBRARIES = ("ledger", "peer", "sides")  # imported by the others, no commands
 
 
 class Parsed(Exception):
@@ -159,3 +159,53 @@ def test_input(cache):
     (line,), _ = run(cache, "benchmarks/input.py", "--samples", "200", "--sizes", "500x375")
     assert line["samples"] == 200
     assert line["pipeline_over_bare"] > 0
+
+
+def life(ledger, begun, first, last, kill="", saves=(), evaluations=(), said=()):
+    """A process that starts at `begun`, takes 10 s to its first step and 1 s for each."""
+    extra, shown = 0.0, []
+    looked_at = {*saves, *evaluations} | (set() if kill else {last})
+    for number in range(first, last + 1):
+        # A line comes when the next step has ended, or at once where something follows the step.
+        ended = number - first + (1 if number in looked_at else 2)
+        shown.append((begun + 10.0 + ended + extra, f"step {number}/30"))
+        extra += 0.5 * (number in saves) + 2.0 * (number in evaluations)
+    out = [(begun + 3, "{"), *said]
+    err = [(begun + 7, "Finished XLA compilation of jit(_step) in 3.0 sec"), *shown]
+    metrics = [{"kind": "event", "event": "saved", "saved_step": s, "step": s + 1} for s in saves]
+    metrics += [{"kind": "evaluate", "step": s, "evaluation_seconds": 2.0} for s in evaluations]
+    return ledger.Life(begun, 0.0, out, err, metrics, kill)
+
+
+def test_goodput_accounts_for_all_time(script):
+    ledger = script("ledger")
+    first = life(ledger, 0.0, 1, 15, kill="between", saves=(10,))
+    first.ended = first.shown[15] + 0.25  # in the 17th step; 11 to 16 are lost
+    going = (34.0, "going on from step 10.")
+    second = life(ledger, 30.0, 11, 30, saves=(20,), evaluations=(20, 30), said=[going])
+    reached = second.shown[30]
+    second.out += [(reached + 3.0, "step 30:"), (reached + 3.5, "report: here")]
+    second.ended = reached + 4.0
+    found = ledger.account([first, second], every=10, last=30)
+    assert found["wall_seconds"] == pytest.approx(second.ended, abs=0.1)
+    assert sum(found["seconds"].values()) == pytest.approx(second.ended, abs=0.1)
+    seconds = found["seconds"]
+    assert seconds["steps"] == pytest.approx(30.0)
+    assert seconds["redone"] == pytest.approx(6.25)
+    assert seconds["startup"] == pytest.approx(20.0)
+    assert seconds["evaluation"] == pytest.approx(4.0)
+    assert seconds["saves"] == pytest.approx(2.0)  # half a second each, and one for the last
+    assert found["starts"] == [
+        {"import": 3.0, "compile": 3.0, "restore": 0.0, "other": 4.0},
+        {"import": 3.0, "compile": 3.0, "restore": 1.0, "other": 3.0},
+    ]
+    assert found["goodput"] == pytest.approx(30.0 / second.ended, abs=1e-3)
+
+
+def test_goodput_refuses_what_it_cannot_run(script, monkeypatch, capsys):
+    for options in (["--kills", "start"], ["--save-steps", "2"]):
+        monkeypatch.setattr(sys, "argv", ["goodput.py", *options])
+        with pytest.raises(SystemExit) as ended:
+            script("goodput").main()
+        assert ended.value.code == 2
+        assert options[0] in capsys.readouterr().err
