@@ -21,7 +21,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-LIBRARIES = ("ledger", "peer", "sides")  # imported by the others, no commands
+LIBRARIES = ("card", "ledger", "peer", "sides")  # imported by the others, no commands
 
 
 class Parsed(Exception):
@@ -159,6 +159,66 @@ def test_input(cache):
     (line,), _ = run(cache, "benchmarks/input.py", "--samples", "200", "--sizes", "500x375")
     assert line["samples"] == 200
     assert line["pipeline_over_bare"] > 0
+
+
+def test_step_gpu_goes_through_its_trial(cache, tmp_path):
+    options = ["--sides", "ours", "--smallest", "8", "--largest", "16", "--turns", "1"]
+    options += ["--device=cpu", "--trial", f"--profile={tmp_path}"]
+    (card, fits, beyond, profile), _ = run(cache, "benchmarks/step_gpu.py", *options)
+    assert card["measured_flops_per_second"] > 0
+    assert fits["batch"] == 8
+    assert fits["ours"]["images_per_second"]["median"] > 0
+    assert fits["ours"]["mfu_measured"] > 0
+    assert "up to 8" in beyond["ours"]["out_of_memory"]
+    assert pathlib.Path(profile["file"]).exists()
+    assert profile["longest"]
+
+
+def test_step_gpu_measures_apart_what_does_not_fit_together(script, monkeypatch):
+    module, alive = script("step_gpu"), set()
+
+    class Large:
+        """A side that has the memory for itself or none; the peer fits nowhere from 128 on."""
+
+        first, peak = 1.0, 7
+
+        def __init__(self, side: str, model: str, batch: int):
+            if alive or (side == "open_clip" and batch >= 128):
+                raise module.OutOfMemory("no room")
+            alive.add(self)
+
+        def seconds(self, steps: int) -> float:
+            assert alive == {self}
+            return float(steps)
+
+        def close(self) -> None:
+            alive.remove(self)
+
+    options = {"device": "cpu", "trial": True, "compile": True, "profile": "", "turns": 3}
+    sides = {"sides": ["ours", "open_clip"], "block_seconds": 2.0}
+    bench = module.Bench(argparse.Namespace(**options, **sides))
+    bench.measured = 1e9
+    monkeypatch.setattr(bench, "side", Large)
+    monkeypatch.setattr(module, "useful_flops", lambda size, batch: 1e6 * batch)
+    line, fits = bench.measure("tiny", 64)
+    assert fits
+    assert not line["together"]
+    assert line["ours"]["images_per_second"]["median"] == 64
+    assert line["ours"]["peak_bytes"] == 7
+    assert line["ours"]["mfu_measured"] == 0.064
+    assert line["ours_over_open_clip"] == {"median": 1, "lowest": 1, "highest": 1}
+    line, fits = bench.measure("tiny", 128)
+    assert fits
+    assert line["open_clip"] == {"out_of_memory": "no room"}
+    assert "ours_over_open_clip" not in line
+    assert not alive
+
+
+def test_step_gpu_says_in_one_line_that_there_is_no_gpu(cache):
+    lines, said = run(cache, "benchmarks/step_gpu.py", code=2)
+    assert lines == []
+    assert len(said.splitlines()) == 1
+    assert "GPU" in said or "gpu" in said
 
 
 def life(ledger, begun, first, last, kill="", saves=(), evaluations=(), said=()):
