@@ -9,7 +9,8 @@ def run(arguments: Sequence[str]) -> None:
     """One training run, from where its workdir stands to its last step."""
     config, workdir, options = flags.parse_train(arguments)
     if options.plan:
-        planning.plan(config, options.plan, options.plan_json, options.price)
+        given = (options.plan, options.plan_json, options.price, options.search)
+        planning.plan(config, *given)
     elif options.show_sharding:
         print(showing.show_sharding(config))
     else:

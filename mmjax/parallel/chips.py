@@ -20,6 +20,8 @@ class Chip:
       network_bandwidth: bytes/s out of a device to another slice or host.
       flops_per_cycle: of its matrix units; the clock is the peak divided by it.
       devices_per_chip: how many devices JAX makes of a chip.
+      usable: of its memory, what a program may take, GiB; what libtpu 0.0.42 names where it refuses
+        a program that needs more.
     """
 
     kind: str
@@ -30,6 +32,12 @@ class Chip:
     network_bandwidth: float | None = None
     flops_per_cycle: int | None = None
     devices_per_chip: int = 1
+    usable: float | None = None
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """What a program may take of the memory; all of it where nothing else is known."""
+        return self.hbm_bytes if self.usable is None else round(self.usable * GIB)
 
     @property
     def clock(self) -> float | None:
@@ -51,12 +59,12 @@ class Chip:
 CHIPS: tuple[Chip, ...] = (
     Chip(r"TPU v2", 22.5e12, 8 * GIB, devices_per_chip=2),
     Chip(r"TPU v3", 61.5e12, 16 * GIB, 450e9, devices_per_chip=2),
-    Chip(r"TPU v4", 275e12, 32 * GIB, 1200e9, 100e9, None, 262_144),
+    Chip(r"TPU v4", 275e12, 32 * GIB, 1200e9, 100e9, None, 262_144, usable=30.75),
     Chip(r"TPU v4 lite", 138e12),
-    Chip(r"TPU v5 ?(lite|e)", 197e12, 16 * GIB, 819e9, 100e9, 3.125e9, 131_072),
-    Chip(r"TPU v5p?", 459e12, 95 * GIB, 2765e9, 200e9, 6.25e9, 262_144),
-    Chip(r"TPU v6 ?(lite|e)", 918e12, 32 * GIB, 1638e9, 200e9, 12.5e9, 524_288),
-    Chip(r"TPU7x", 1153.5e12, 96 * GIB, 3690e9, 100e9, 6.25e9, 524_288, devices_per_chip=2),
+    Chip(r"TPU v5 ?(lite|e)", 197e12, 16 * GIB, 819e9, 100e9, 3.125e9, 131_072, usable=15.75),
+    Chip(r"TPU v5p?", 459e12, 95 * GIB, 2765e9, 200e9, 6.25e9, 262_144, usable=95.74),
+    Chip(r"TPU v6 ?(lite|e)", 918e12, 32 * GIB, 1638e9, 200e9, 12.5e9, 524_288, usable=31.25),
+    Chip(r"TPU7x", 1153.5e12, 96 * GIB, 3690e9, 100e9, 6.25e9, 524_288, 2, 94.75),
     Chip(r"NVIDIA A100.*80GB.*", 312e12, 80 * 10**9, 1935e9, 300e9),
     Chip(r"NVIDIA A100.*", 312e12, 40 * 10**9, 1555e9, 300e9),
     Chip(r"NVIDIA L4", 121e12, 24 * 10**9, 300e9),

@@ -62,7 +62,7 @@ def compile_facts(lowered: Any, mesh: Mesh) -> Facts:
     parts = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     parts += memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Facts(
-        peak_bytes=max(memory.peak_memory_in_bytes, parts),  # of a CPU the first lacks arguments
+        peak_bytes=max(memory.peak_memory_in_bytes, parts),  # the first lacks the donated state
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         memory_bytes=traffic.memory_bytes(program),
@@ -84,6 +84,15 @@ def _said(line: str) -> dict[str, int]:
         "needed_bytes": round(float(needed) * _UNITS[unit]),
         "available_bytes": round(float(there) * _UNITS[of]),
     }
+
+
+def alone_bytes(lowered: Any) -> int:
+    """Bytes that a small function needs beside what it is given; its gradients count."""
+    memory = lowered.compile().memory_analysis()
+    return max(
+        memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        memory.peak_memory_in_bytes - memory.argument_size_in_bytes,
+    )
 
 
 def state_bytes(layout: dict[str, Placement], batches: Any, mesh: Mesh) -> dict[str, int]:
@@ -124,8 +133,8 @@ def times(facts: Facts, executed_flops: float, chip: Chip | None, devices: int) 
     """
     if chip is None:
         return Times(None, None, None, None, None)
-    near = sum(one.sent_bytes - one.network_bytes for one in facts.collectives)
-    far = sum(one.network_bytes for one in facts.collectives)
+    near = sum((one.sent_bytes - one.network_bytes for one in facts.collectives), 0.0)
+    far = sum((one.network_bytes for one in facts.collectives), 0.0)
     cycles = facts.cycles / chip.clock if facts.cycles and chip.clock else None
     return Times(
         executed_flops / devices / chip.flops,

@@ -14,7 +14,7 @@ from mmjax.config import ConfigError, nearest, override
 from mmjax.data import workers
 from mmjax.parallel import hosts
 from mmjax.run.config_file import load
-from mmjax.run.options import Options, Stopped
+from mmjax.run.options import COMPILES, Options, Stopped
 from mmjax.training.loop import Failed
 
 _OVERRIDE = "--config."
@@ -39,6 +39,16 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
         "train nothing; 'list' names them",
     )
     parser.add_argument("--plan-json", default="", metavar="FILE", help="the plan's numbers")
+    parser.add_argument(
+        "--search",
+        type=int,
+        nargs="?",
+        const=COMPILES,
+        default=0,
+        metavar="N",
+        help="with --plan: rank micro-batches, recomputation and meshes, of which the N likeliest "
+        f"are compiled ({COMPILES} where no number is given)",
+    )
     parser.add_argument(
         "--price-per-device-hour", type=float, default=0.0, help="for the plan's cost"
     )
@@ -67,6 +77,10 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
     config = load(known.config)
     for path, text in overrides:
         override(config, path, text)
+    if (known.search or known.plan_json) and not known.plan:
+        raise ConfigError("--search and --plan-json say more of a plan; give --plan=TOPOLOGY too.")
+    if known.search < 0:
+        raise ConfigError(f"--search={known.search}: give how many candidates may be compiled.")
     if not (known.workdir or known.plan or known.show_sharding):
         raise ConfigError("the following arguments are required: --workdir. See train.py --help.")
     options = Options(
@@ -80,6 +94,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
         known.plan_json,
         known.price_per_device_hour,
         known.show_sharding,
+        known.search,
     )
     return config, known.workdir, options
 

@@ -18,6 +18,7 @@ class Options:
       plan_json: file for the plan's numbers, '' for none.
       price: of a device and hour, for the plan's cost; 0 leaves it out.
       show_sharding: print how the state would lie on the devices, and train nothing.
+      search: how many candidates of a search over plans are compiled; 0 makes one plan.
     """
 
     resume: bool = False
@@ -30,9 +31,11 @@ class Options:
     plan_json: str = ""
     price: float = 0.0
     show_sharding: bool = False
+    search: int = 0
 
 
 PLAIN = Options()
+COMPILES = 6  # of a search over plans, unless it is told another number
 
 
 class Stopped(Exception):

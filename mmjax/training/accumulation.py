@@ -101,7 +101,7 @@ def accumulated_gradients(
             total += goal.weight * losses[name].mean()
         return total, losses
 
-    floats = {name: _floats(embeddings) for name, embeddings in whole.items()}
+    floats = {name: with_gradient(embeddings) for name, embeddings in whole.items()}
     (loss, losses), (grads, back) = jax.value_and_grad(compare, argnums=(0, 1), has_aux=True)(
         trainable, floats
     )
@@ -114,7 +114,7 @@ def accumulated_gradients(
 
         def outputs(trainable: PyTree) -> tuple[Any, Any]:
             embedded, summed = run(trainable, number, stored)
-            floats = {name: _floats(embeddings) for name, embeddings in embedded.items()}
+            floats = {name: with_gradient(embeddings) for name, embeddings in embedded.items()}
             return (floats, {name: loss.total for name, loss in summed.items()}), summed
 
         _, pull, summed = jax.vjp(outputs, trainable, has_aux=True)
@@ -194,7 +194,7 @@ def check_micro_batches(
         )
 
 
-def _floats(embeddings: Mapping[str, Any]) -> dict[str, Any]:
+def with_gradient(embeddings: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of an `embed` that have a gradient."""
     return {
         name: value

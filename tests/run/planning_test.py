@@ -10,6 +10,7 @@ from mmjax.config import ConfigError, override
 from mmjax.parallel.plan import _said
 from mmjax.run.config_file import load
 from mmjax.run.flags import parse_train
+from mmjax.run.options import COMPILES
 from mmjax.run.planning import plan
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -37,10 +38,10 @@ def planned(tmp_path_factory):
 
 
 def test_bytes_by_kind_add_up_to_what_the_step_needs(planned):
-    size = planned["bytes"]
-    given = sum(v for k, v in size.items() if k not in ("temporaries", "peak", "hbm"))
-    assert given + size["temporaries"] <= size["peak"] <= 1.2 * (given + size["temporaries"])
-    assert size["optimizer"] >= 2 * size["parameters"]
+    kinds = {k: v for k, v in planned["bytes"].items() if k not in ("peak", "usable")}
+    assert sum(kinds.values()) <= planned["bytes"]["peak"] <= 1.2 * sum(kinds.values())
+    assert kinds["optimizer"] >= 2 * kinds["parameters"]
+    assert 0 < kinds["loss"] < kinds["activations"]
 
 
 def test_what_is_computed_twice_counts_twice(planned):
@@ -90,3 +91,18 @@ def test_bytes_of_the_compilers_refusal_are_read():
     assert found["needed_bytes"] == round(17.91 * 2**30)
     assert found["available_bytes"] == round(15.75 * 2**30)
     assert _said("another message") == {}
+
+
+def test_a_search_says_what_it_needs_before_it_looks():
+    with pytest.raises(ConfigError, match="nothing is known of the memory and speed of cpu:8"):
+        plan(config(), "cpu:8", compiles=1)
+    given = f"--config={CONFIGS}/vit_b16.py:smoke"
+    with pytest.raises(ConfigError, match="give --plan=TOPOLOGY too"):
+        parse_train([given, "--search", "--workdir=here"])
+    assert parse_train([given, "--plan=v5e:4x4", "--search"])[2].search == COMPILES
+    assert parse_train([given, "--plan=v5e:4x4", "--search=3"])[2].search == 3
+
+
+def test_a_file_for_the_numbers_needs_its_folder(tmp_path):
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        plan(config(), "cpu:8", f"{tmp_path}/none/plan.json")
