@@ -16,7 +16,6 @@ which process 0 writes last; without it there is no step. All processes call `cl
 """
 
 import collections
-import contextlib
 import dataclasses
 import json
 import os
@@ -29,7 +28,8 @@ import numpy as np
 from mmjax import paths
 from mmjax.parallel import hosts
 from mmjax.training import manifest, orbax_arrays
-from mmjax.training.saving import STATE, Save, Saved, SaveFailed, failure
+from mmjax.training.saving import Save, Saved, SaveFailed, failure
+from mmjax.training.shelf import STATE, LocalShelf, Shelf
 from mmjax.typing import PyTree
 
 __all__ = ["Checkpoints", "Event", "SaveFailed", "Saved", "SetAside", "restore_params"]
@@ -57,6 +57,7 @@ class Checkpoints:
       best_is_lowest: True where less is better, such as a loss.
       timeout_seconds: how long process 0 waits for the others' parts of a save.
       read_only: nothing is renamed, removed or written (evaluation beside a running training).
+      shelf: where the steps lie instead, such as a `RemoteShelf`.
 
     Raises:
       ValueError: keep_last is below 2.
@@ -70,12 +71,13 @@ class Checkpoints:
         best_is_lowest: bool = False,
         timeout_seconds: float = 600.0,
         read_only: bool = False,
+        shelf: Shelf | None = None,
     ):
         if keep_last < 2:
             raise ValueError(
                 f"keep_last is {keep_last}; at least 2 are kept, so that one may be damaged."
             )
-        self.folder = pathlib.Path(folder).absolute()
+        self._shelf = shelf or LocalShelf(pathlib.Path(folder).absolute())
         self._keep_last = keep_last
         self.keep_best = keep_best
         self._best_is_lowest = best_is_lowest
@@ -94,12 +96,24 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The committed steps, ascending, not verified."""
-        return manifest.steps(self.folder)
+        return self._shelf.steps()
 
     def latest(self) -> int | None:
-        """The newest step that is whole, the same on all processes; damaged ones are set aside."""
-        found = self._newest_whole() if hosts.is_main() else None
-        self._verified = json.loads(hosts.broadcast_bytes(json.dumps(found).encode()))
+        """The newest step that is whole, the same on all processes; damaged ones are set aside.
+
+        Raises:
+          OSError: the store cannot be reached; on all processes.
+        """
+        found, problem = None, ""
+        if hosts.is_main():
+            try:
+                found = self._newest_whole()
+            except OSError as error:
+                problem = str(error)
+        told = hosts.broadcast_bytes(json.dumps([found, problem]).encode())
+        self._verified, problem = json.loads(told)
+        if problem:
+            raise OSError(problem)
         return self._verified
 
     def best(self) -> int | None:
@@ -107,7 +121,7 @@ class Checkpoints:
         found = {}
         for step in self.steps():
             try:
-                value = manifest.read(self.folder / str(step)).metrics.get(self.keep_best or "")
+                value = self._shelf.read(step).metrics.get(self.keep_best or "")
             except manifest.Damaged:
                 continue
             if value is not None:
@@ -150,7 +164,7 @@ class Checkpoints:
         if not token:
             return False
         self._saving = Save(
-            manifest.workplace(self.folder, step, token),
+            self._shelf.part(step, token),
             step,
             flat,
             files or {},
@@ -210,32 +224,31 @@ class Checkpoints:
         if step is None:
             step = self.latest()
             if step is None:
-                raise FileNotFoundError(f"{self.folder} holds no checkpoint that is whole.")
+                raise FileNotFoundError(f"{self._shelf.name} holds no checkpoint that is whole.")
         if step != self._verified:
             problem = self._check(step) if hosts.is_main() else None
             problem = json.loads(hosts.broadcast_bytes(json.dumps(problem).encode()))
             if problem:
                 missing, message = problem
                 raise FileNotFoundError(message) if missing else ValueError(message)
-        return self.folder / str(step)
+        return self._shelf.folder(step)
 
     def _check(self, step: int) -> tuple[bool, str] | None:
-        folder = self.folder / str(step)
-        if not folder.is_dir() or manifest.is_leftover(folder):
-            there = ", ".join(map(str, self.steps())) or "none"
-            return True, f"{self.folder} holds no step {step}; there are: {there}."
         try:
-            manifest.verify(folder)
+            if step not in self._shelf.candidates():
+                there = ", ".join(map(str, self.steps())) or "none"
+                return True, f"{self._shelf.name} holds no step {step}; there are: {there}."
+            self._shelf.verify(step)
+        except OSError as error:
+            return False, str(error)
         except manifest.Damaged as damage:
             return False, self._set_aside(step, str(damage))
         return None
 
     def _newest_whole(self) -> int | None:
-        for step in reversed(manifest.numbered(self.folder)):
-            if manifest.is_leftover(self.folder / str(step)):
-                continue
+        for step in reversed(self._shelf.candidates()):
             try:
-                manifest.verify(self.folder / str(step))
+                self._shelf.verify(step)
             except manifest.Damaged as damage:
                 self._set_aside(step, str(damage))
             else:
@@ -246,32 +259,27 @@ class Checkpoints:
         message = f"checkpoint {step} is damaged: {why}"
         if not self._read_only:
             try:
-                message += f"; set aside as {manifest.set_aside(self.folder / str(step)).name}"
+                message += f"; set aside as {self._shelf.set_aside(step)}"
             except OSError as error:
                 message += f"; it cannot be renamed ({error})"
         self._events.append(SetAside(step, message))
         return message
 
     def _sweep(self) -> None:
-        for folder in manifest.leftovers(self.folder):
-            with contextlib.suppress(OSError):  # it is no step; the next sweep tries again
-                manifest.remove(folder)
-        for step in manifest.numbered(self.folder):
-            folder = self.folder / str(step)
-            if not (folder / manifest.MANIFEST).exists() and not manifest.is_leftover(folder):
-                self._set_aside(step, f"{folder / manifest.MANIFEST} is missing")
+        for step, why in self._shelf.sweep():
+            self._set_aside(step, why)
 
     def _begin(self, step: int) -> str:
         """The token of a new save, or '' where there is none to be made."""
-        if (self.folder / str(step) / manifest.MANIFEST).exists():
-            return ""
         token = uuid.uuid4().hex[:8]
+        part = self._shelf.part(step, token)
         try:
+            if step in self._shelf.steps():
+                return ""
             self._sweep()
-            orbax_arrays.prepare(manifest.begin(self.folder, step, token) / STATE)
+            part.begin()
         except OSError as error:
-            folder = manifest.workplace(self.folder, step, token)
-            self._events.append(failure(folder, step, error))
+            self._events.append(failure(part, step, error))
             return ""
         return token
 
@@ -297,7 +305,7 @@ class Checkpoints:
         for step in older:
             if len(kept) == 1:
                 try:
-                    manifest.verify(self.folder / str(step))
+                    self._shelf.intact(step)
                 except manifest.Damaged as damage:
                     self._set_aside(step, str(damage))
                     continue
@@ -306,7 +314,7 @@ class Checkpoints:
         best = self.best() if self.keep_best else None
         for step in self.steps():
             if step not in kept and step != best:
-                manifest.remove(self.folder / str(step))
+                self._shelf.remove(step)
         self._sweep()
 
 

@@ -10,20 +10,20 @@ import atexit
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import pathlib
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from mmjax.training.holder import WIDTH, ask, decode, encode, this_process
+from mmjax.training.holder import name as holder_name
+
 LOCK = "lock.json"
 STALE_SECONDS = 60.0
 _BEATS = 6  # heartbeats in STALE_SECONDS
-_WIDTH = 512  # bytes of the file; it is rewritten in place, so a full disk stops no heartbeat
 
 
 class Busy(ValueError):
@@ -91,10 +91,10 @@ class Lock:
         return bool(self._mine) and (found is None or found.get("token") != self._mine["token"])
 
     def _create(self) -> None:
-        self._mine = {**_me(), "token": uuid.uuid4().hex}
+        self._mine = {**this_process(), "token": uuid.uuid4().hex}
         temporary = self._path.with_name(f".{LOCK}.{self._mine['token'][:8]}.tmp")
         try:
-            temporary.write_bytes(_encode({**self._mine, "heartbeat": time.time()}))
+            temporary.write_bytes(encode({**self._mine, "heartbeat": time.time()}))
             try:
                 os.link(temporary, self._path)  # whole from its first moment, and only if free
             except FileExistsError:
@@ -124,13 +124,10 @@ class Lock:
 
     def _alive(self, found: dict[str, Any]) -> str | None:
         """Who writes here, in words; None where nobody does any more."""
-        me = _me()
-        pid, host = found.get("pid"), found.get("host")
-        name = f"process {pid} on {host}"
-        if isinstance(pid, int) and all(found.get(k) == me[k] for k in ("host", "boot", "space")):
-            if found.get("started") != _started(pid):
-                return None  # dead, or its number belongs to another process by now
-            return "this process already" if pid == me["pid"] else name
+        asked = ask(found)
+        if asked is not None:
+            return asked or None
+        name = holder_name(found)
         beat = found.get("heartbeat")
         if not isinstance(beat, int | float):
             return self._beating(found, f"a process that left no heartbeat in {self._path.name}")
@@ -159,67 +156,16 @@ class Lock:
             with contextlib.suppress(OSError):
                 self.taken = self.lost
             with contextlib.suppress(OSError), open(self._path, "r+b", buffering=0) as file:
-                found = _decode(file.read(_WIDTH))
+                found = decode(file.read(WIDTH))
                 if found.get("token") == self._mine["token"]:
                     file.seek(0)
-                    file.write(_encode({**self._mine, "heartbeat": time.time()}))
-
-
-def _me() -> dict[str, Any]:
-    pid = os.getpid()
-    return {
-        "host": socket.gethostname(),
-        "boot": _text("/proc/sys/kernel/random/boot_id"),
-        "space": _link("/proc/self/ns/pid"),
-        "pid": pid,
-        "started": _started(pid),
-    }
-
-
-def _started(pid: int) -> str | None:
-    """When a process started, as its system counts; None where there is none, or a zombie."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except (PermissionError, OverflowError):
-        pass  # another user's is alive; a number that is none is caught below
-    if not os.path.isdir("/proc/self"):
-        return "unknown"
-    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None
-
-
-def _text(path: str) -> str:
-    try:
-        return pathlib.Path(path).read_text(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
-
-
-def _encode(body: dict[str, Any]) -> bytes:
-    return json.dumps(body).ljust(_WIDTH - 1).encode() + b"\n"
-
-
-def _decode(data: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(data)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
+                    file.write(encode({**self._mine, "heartbeat": time.time()}))
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
     """What a lock says; {} where it is unreadable, None where there is none."""
     try:
-        return _decode(path.read_bytes())
+        return decode(path.read_bytes())
     except FileNotFoundError:
         return None
 

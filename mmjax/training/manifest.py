@@ -128,21 +128,30 @@ def commit(folder: pathlib.Path, step: int, metrics: Mapping[str, float] | None 
     names = _names(folder)
     for below, _, _ in os.walk(folder):
         sync_folder(pathlib.Path(below))
-    manifest = Manifest(
-        step=step,
-        metrics={
-            name: float(value) if math.isfinite(value) else None
-            for name, value in sorted((metrics or {}).items())
-        },
-        files=_sums(folder, names, sync=True),
-    )
-    write_synced(folder / UNFINISHED, _encode(manifest))
+    manifest = make(step, metrics or {}, _sums(folder, names, sync=True))
+    write_synced(folder / UNFINISHED, encode(manifest))
     final = folder.with_name(str(step))
     os.rename(folder, final)
     os.replace(final / UNFINISHED, final / MANIFEST)  # the commit
     sync_folder(final)
     sync_folder(final.parent)
     return manifest
+
+
+def make(
+    step: int, metrics: Mapping[str, float | None], files: Mapping[str, tuple[int, int]]
+) -> Manifest:
+    """A manifest of files whose (CRC32, bytes) are known; metrics may be non-finite."""
+    finite = {
+        name: None if value is None or not math.isfinite(value) else float(value)
+        for name, value in sorted(metrics.items())
+    }
+    return Manifest(step=step, metrics=finite, files=files)
+
+
+def sums(folder: pathlib.Path) -> dict[str, tuple[int, int]]:
+    """{path: (CRC32, bytes)} of every file below a folder but the manifest, read to its end."""
+    return _sums(folder, _names(folder))
 
 
 def read(folder: pathlib.Path) -> Manifest:
@@ -158,17 +167,27 @@ def read(folder: pathlib.Path) -> Manifest:
         raise Damaged(f"{path} is missing") from None
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error})") from None
+    manifest = parse(data, path)
+    if str(manifest.step) != folder.name:
+        raise Damaged(f"{path} says that it is step {manifest.step}, not {folder.name}")
+    return manifest
+
+
+def parse(data: bytes, where: object) -> Manifest:
+    """A manifest from its bytes.
+
+    Raises:
+      Damaged: they are not as they were written; the message names `where`.
+    """
     try:
         body = json.loads(data)
         files = {name: (int(entry[0], 16), entry[1]) for name, entry in body["files"].items()}
         manifest = Manifest(step=body["step"], metrics=body["metrics"], files=files)
-        intact = _encode(manifest) == data  # covers the bytes that JSON would forgive
+        intact = encode(manifest) == data  # covers the bytes that JSON would forgive
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         intact = False
     if not intact:
-        raise Damaged(f"{path} is not as it was written ({len(data):,} bytes)")
-    if str(manifest.step) != folder.name:
-        raise Damaged(f"{path} says that it is step {manifest.step}, not {folder.name}")
+        raise Damaged(f"{where} is not as it was written ({len(data):,} bytes)")
     return manifest
 
 
@@ -300,7 +319,8 @@ def _sum(path: pathlib.Path, sync: bool) -> tuple[int, int]:
     return crc, size
 
 
-def _encode(manifest: Manifest) -> bytes:
+def encode(manifest: Manifest) -> bytes:
+    """A manifest's bytes, with a CRC of their own."""
     body = {
         "step": manifest.step,
         "metrics": dict(manifest.metrics),

@@ -1,16 +1,14 @@
 """The background half of a save: write, hear from the other processes, commit.
 
 No collectives here, since the training step owns the devices: the processes speak through small
-files in the folder they share, so a failure on one reaches process 0 at once instead of leaving
-the others at a barrier.
+files in the folder (or store) they share, so a failure on one reaches process 0 at once instead of
+leaving the others at a barrier.
 """
 
-import contextlib
 import dataclasses
 import errno
 import json
 import os
-import pathlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,10 +17,9 @@ from typing import Any
 import jax
 
 from mmjax.parallel import hosts
-from mmjax.training import manifest, orbax_arrays
+from mmjax.training import orbax_arrays
+from mmjax.training.shelf import STATE, Part
 
-STATE = "state"
-_POLL_SECONDS = 0.02
 _RETRY_SECONDS = 0.5
 
 
@@ -48,7 +45,7 @@ class Save:
     """One save under way, in a thread of its own.
 
     Args:
-      folder: made by `manifest.begin`, with a `state` folder made by `prepare`.
+      part: this process's; process 0 has begun it.
       step: the training step.
       flat: {path: array}.
       files: {name: content} to stand beside the state.
@@ -60,7 +57,7 @@ class Save:
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        part: Part,
         step: int,
         flat: dict[str, Any],
         files: Mapping[str, str | bytes],
@@ -68,9 +65,12 @@ class Save:
         timeout_seconds: float,
         report: Callable[[Saved | SaveFailed], None],
     ):
-        self._folder = folder
+        self._part = part
         self._step = step
-        self._files = dict(files)
+        self._files = {
+            name: content.encode() if isinstance(content, str) else content
+            for name, content in files.items()
+        }
         self._metrics = dict(metrics)
         self._timeout_seconds = timeout_seconds
         self._report = report
@@ -91,7 +91,10 @@ class Save:
     def _work(self, flat: dict[str, Any]) -> None:
         start, error = time.monotonic(), None
         try:
-            orbax_arrays.write(self._folder / STATE, flat, self._copied.set)
+            self._part.prepare()
+            orbax_arrays.write(self._part.folder / STATE, flat, self._copied.set)
+            if not hosts.is_main():
+                self._part.deliver()
         except Exception as caught:
             error = caught
         finally:
@@ -104,30 +107,22 @@ class Save:
                     raise error
                 return
             self._hear(error)
-            made = self._commit()
+            made = self._part.commit(self._files, self._metrics)
         except Exception as caught:
-            self._report(failure(self._folder, self._step, caught))
+            self._report(failure(self._part, self._step, caught))
             return
         seconds = time.monotonic() - start
         size = made.total_bytes
         message = f"checkpoint {self._step} saved: {size:,} bytes in {seconds:.1f} s"
         self._report(Saved(self._step, message, seconds, size))
 
-    def _commit(self) -> manifest.Manifest:
-        orbax_arrays.finalize(self._folder / STATE)
-        for name, content in self._files.items():
-            data = content.encode() if isinstance(content, str) else content
-            manifest.write_synced(self._folder / name, data)
-        return manifest.commit(self._folder, self._step, self._metrics)
-
     def _tell(self, error: Exception | None) -> None:
         """Tells process 0 what came of this process's part."""
         text = json.dumps(None if error is None else _line(error))
         deadline = time.monotonic() + self._timeout_seconds
-        while self._folder.is_dir() and time.monotonic() < deadline:
+        while self._part.is_open() and time.monotonic() < deadline:
             try:
-                part = self._folder / _part(jax.process_index())
-                manifest.write_atomic(part, text.encode())
+                self._part.tell(text)
                 return
             except OSError:
                 time.sleep(_RETRY_SECONDS)  # a full disk: process 0 has to hear of it all the same
@@ -137,29 +132,24 @@ class Save:
         deadline = time.monotonic() + self._timeout_seconds
         problems = [] if error is None else [_line(error)]
         for process in range(1, jax.process_count()):
-            part = self._folder / _part(process)
-            while not part.exists():
+            while (told := self._part.told(process)) is None:
                 if time.monotonic() > deadline:
                     raise TimeoutError(
                         f"process {process} had not written its part after "
                         f"{self._timeout_seconds:g} s"
                     )
-                time.sleep(_POLL_SECONDS)
-            problem = json.loads(part.read_bytes())
+                time.sleep(self._part.poll_seconds)
+            problem = json.loads(told)
             if problem is not None:
                 problems.append(f"process {process}: {problem}")
-            part.unlink()
         if problems:
             raise OSError("; ".join(problems))
 
 
-def failure(folder: pathlib.Path, step: int, error: Exception) -> SaveFailed:
+def failure(part: Part, step: int, error: Exception) -> SaveFailed:
     """What to say of a save that failed, after its leftovers are removed by process 0."""
     if hosts.is_main():
-        for left in (folder, folder.with_name(str(step))):
-            with contextlib.suppress(OSError):  # it is no step, and the next save sweeps
-                if left.exists():
-                    manifest.remove(left)
+        part.discard()
     return SaveFailed(step, f"checkpoint {step} could not be saved: {_line(error)}")
 
 
@@ -172,7 +162,3 @@ def _line(error: Exception) -> str:
     return (
         f"{next((word for word in words if word in text), type(error).__name__)}; {text[:150]}..."
     )
-
-
-def _part(process: int) -> str:
-    return f"part-{process}.json"
