@@ -40,6 +40,15 @@ def flaky(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return beside("flaky")
 
 
+@pytest.fixture
+def bucket(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module bucket.py, with an empty store in tmp_path/bucket."""
+    (tmp_path / "bucket").mkdir()
+    monkeypatch.setenv("BUCKET_ROOT", str(tmp_path / "bucket"))
+    monkeypatch.setenv("MMJAX_CACHE", str(tmp_path / "cache"))
+    return beside("bucket")
+
+
 @pytest.fixture(scope="session")
 def trainer(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Starts runs of train.py; ends those that a failed test has left."""

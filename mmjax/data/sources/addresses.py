@@ -79,7 +79,7 @@ def open_store(url: str) -> tuple[Any, str]:
     except ImportError as error:
         package = _PACKAGES.get(scheme.lower(), "")
         advice = f"pip install {package!r}" if package else str(error)
-        raise ValueError(f"{url}: reading {scheme}:// needs one more package: {advice}.") from None
+        raise ValueError(f"{url}: {scheme}:// needs one more package: {advice}.") from None
     except ValueError as error:
         raise ValueError(
             f"{url}: {error}. Give gs://, s3:// or another address that fsspec knows, or a local "

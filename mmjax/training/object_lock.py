@@ -1,0 +1,166 @@
+"""The lock of a workdir in a store: an object with host, process and heartbeat.
+
+A store has no lock and no rename, and not each can create an object only where there is none. So a
+lock that was put is read back a moment later, and the last who put it has it. A holder on this host
+is asked for directly, any other is judged by its heartbeat alone, without trust in clocks: it is
+given up when its lock stays unchanged while it is watched, for as long as a living one may be
+silent. A holder that could not renew its lock for a while looks at it before it writes anything.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+import uuid
+from typing import Any
+
+from mmjax.training.holder import ask, decode, encode, name, this_process
+from mmjax.training.lock import LOCK, STALE_SECONDS, Busy
+from mmjax.training.store import Store, StoreError
+
+_BEATS = 6  # heartbeats in STALE_SECONDS
+_SETTLE_SECONDS = 0.5  # after a put, before it is read back
+_WATCHED_BEATS = 2.5  # how long a heartbeat that is old already is watched
+
+
+class ObjectLock:
+    """Holds the object `lock.json` of a workdir from `acquire` to `release`, as `Lock` does a file.
+
+    Args:
+      url: of the workdir.
+      stale_seconds: without a heartbeat for so long, a process on another host is given up.
+
+    Raises:
+      ValueError: an unknown protocol, or one whose package is missing.
+      OSError: the store cannot be reached.
+    """
+
+    def __init__(self, url: str, stale_seconds: float = STALE_SECONDS):
+        self._store = Store(url)
+        self._quick = Store(url, tries=1)  # for heartbeats: the next one tries again anyway
+        self._stale_seconds = stale_seconds
+        self._beat_seconds = stale_seconds / _BEATS
+        self._mine: dict[str, Any] = {}
+        self._confirmed = 0.0  # when the lock was last seen to be ours
+        self._stop = threading.Event()
+        self._beats: threading.Thread | None = None
+        self.taken = False  # as `lost`, but as the last heartbeat found it: costs nothing
+
+    def acquire(self) -> None:
+        """Takes the lock, from a dead process too; then keeps its heart beating.
+
+        Raises:
+          Busy: another process writes here.
+          StoreError: the store refused.
+        """
+        found = self._read()
+        if found is not None:
+            if problem := self._alive(found):
+                raise Busy(
+                    f"{self._store.url} is being written by {problem}. Wait for it, stop it, or "
+                    "choose another --workdir."
+                )
+            now = self._read()
+            if now is not None and now.get("token") != found.get("token"):
+                raise self._overtaken()
+            self._store.delete([LOCK])
+        mine = {**this_process(), "token": uuid.uuid4().hex}
+        self._store.create(LOCK, encode({**mine, "heartbeat": time.time()}))
+        time.sleep(_SETTLE_SECONDS)
+        if (self._read() or {}).get("token") != mine["token"]:
+            raise self._overtaken()
+        self._mine, self._confirmed, self.taken = mine, time.monotonic(), False
+        self._stop.clear()
+        atexit.register(self.release)
+        self._beats = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._beats.start()
+
+    def release(self) -> None:
+        """Gives the lock back; a lock that is no longer ours stays. Twice does no harm."""
+        if not self._mine or os.getpid() != self._mine["pid"]:
+            return  # a forked worker holds a copy of this object, not the lock
+        self._stop.set()
+        if self._beats is not None:
+            self._beats.join()
+        with contextlib.suppress(OSError):  # then it goes stale
+            if not self.lost:
+                self._quick.delete([LOCK])
+        self._mine = {}
+        atexit.unregister(self.release)
+
+    @property
+    def lost(self) -> bool:
+        """True when another process took the lock, this one having been silent for too long.
+
+        Raises:
+          StoreError: the store does not answer.
+        """
+        if not self._mine:
+            return False
+        found = self._read()
+        self.taken = found is None or found.get("token") != self._mine["token"]
+        if not self.taken:
+            self._confirmed = time.monotonic()
+        return self.taken
+
+    def guard(self) -> None:
+        """For `Store.guard`: nothing is written any more once the lock may be another's.
+
+        Raises:
+          StoreError: it is, or the store does not tell.
+        """
+        silent = time.monotonic() - self._confirmed > self._stale_seconds / 2
+        if self.taken or (silent and self.lost):
+            raise StoreError(f"{self._store.url}: another process has taken over this workdir")
+
+    def _overtaken(self) -> Busy:
+        return Busy(f"{self._store.url} was taken by another process this very moment.")
+
+    def _alive(self, found: dict[str, Any]) -> str | None:
+        """Who writes here, in words; None where nobody does any more."""
+        asked = ask(found)
+        if asked is not None:
+            return asked or None
+        beat, seconds = found.get("heartbeat"), _WATCHED_BEATS * self._beat_seconds
+        if not isinstance(beat, int | float):
+            return self._watch(found, f"a process that left no heartbeat in {LOCK}", seconds)
+        age = time.time() - beat
+        who = f"{name(found)} (heartbeat {max(age, 0):.0f} s ago)"
+        if abs(age) <= self._stale_seconds:
+            seconds = self._stale_seconds
+            logging.getLogger("mmjax").warning(
+                "%s is held by %s; it is watched for up to %.0f s, and taken over where that "
+                "process is silent.",
+                self._store.url,
+                who,
+                seconds,
+            )
+        return self._watch(found, name(found), seconds)
+
+    def _watch(self, found: dict[str, Any], who: str, seconds: float) -> str | None:
+        """`who` where the lock changes meanwhile, whatever the clocks say."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, self._beat_seconds / 4))
+            now = self._read()
+            if now is None:
+                return None
+            if now != found:
+                return who
+        return None
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._beat_seconds):
+            with contextlib.suppress(OSError):  # the next one tries again; `guard` minds the time
+                found = self._read(self._quick)
+                self.taken = found is None or found.get("token") != self._mine["token"]
+                if not self.taken:
+                    self._quick.write(LOCK, encode({**self._mine, "heartbeat": time.time()}))
+                    self._confirmed = time.monotonic()
+
+    def _read(self, store: Store | None = None) -> dict[str, Any] | None:
+        """What the lock says; {} where it is unreadable, None where there is none."""
+        data = (store or self._store).read(LOCK)
+        return None if data is None else decode(data)

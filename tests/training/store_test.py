@@ -1,0 +1,80 @@
+"""Whole objects: what comes back, what is tried again, and what is said in the end."""
+
+import pathlib
+from typing import Any
+
+import pytest
+
+from mmjax.training import store as stores
+from mmjax.training.store import Store, StoreError
+
+
+@pytest.fixture(params=["memory", "file", "bucket"])
+def url(request: Any, tmp_path: pathlib.Path, bucket: Any) -> str:
+    places = {"memory": f"memory://{tmp_path.name}", "file": f"file://{tmp_path}/store"}
+    return f"{places.get(request.param, 'bucket://store')}/run"
+
+
+def test_objects_come_back_and_are_listed_and_deleted(url: str, tmp_path: pathlib.Path) -> None:
+    store = Store(url)
+    assert store.sizes() == {}
+    assert store.read("a.json") is None
+    store.write("a.json", b"old")
+    store.write("a.json", b"1234")
+    assert store.read("a.json") == b"1234"
+    assert not store.create("a.json", b"5")
+    assert store.create("in/b.json", b"56")
+    assert store.read("in/b.json") == b"56"
+    (tmp_path / "file").write_bytes(b"789")
+    store.upload(tmp_path / "file", "in/c/d.bin")
+    store.copy("in/c/d.bin", "e.bin")
+    assert store.sizes() == {"a.json": 4, "e.bin": 3, "in/b.json": 2, "in/c/d.bin": 3}
+    assert store.sizes("in/") == {"in/b.json": 2, "in/c/d.bin": 3}
+    store.download("in/c/d.bin", tmp_path / "there" / "d.bin")
+    assert (tmp_path / "there" / "d.bin").read_bytes() == b"789"
+    with pytest.raises(FileNotFoundError):
+        store.download("gone", tmp_path / "gone")
+    store.delete(["a.json", "in/c/d.bin", "gone"])
+    assert store.sizes() == {"e.bin": 3, "in/b.json": 2}
+
+
+def test_a_failing_put_is_tried_again_and_ends_with_the_address(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stores, "FIRST_WAIT", 0.01)
+    store = Store("bucket://store/run")
+    bucket.failing(**{"a.json": {"fail": 4}})
+    store.write("a.json", b"1")
+    assert store.read("a.json") == b"1"
+    assert "bucket://store/run/a.json failed (OSError: ordered to fail); it is" in caplog.text
+    bucket.failing(**{"a.json": {"fail": 5}})
+    with pytest.raises(StoreError, match=r"^bucket://store/run/a\.json, 5 times tried: OSError"):
+        store.write("a.json", b"2")
+    assert store.read("a.json") == b"1"
+
+
+def test_a_guard_stops_every_change(bucket: Any, tmp_path: pathlib.Path) -> None:
+    def refuse() -> None:
+        raise StoreError("not ours")
+
+    (tmp_path / "file").write_bytes(b"")
+    store = Store("bucket://store")
+    store.write("a", b"1")
+    store.guard = refuse
+    for change in (
+        lambda: store.write("a", b"2"),
+        lambda: store.create("b", b"2"),
+        lambda: store.upload(tmp_path / "file", "a"),
+        lambda: store.copy("a", "b"),
+        lambda: store.delete(["a"]),
+    ):
+        with pytest.raises(StoreError, match="not ours"):
+            change()
+    assert store.sizes() == {"a": 1}
+
+
+def test_a_chain_and_an_unknown_protocol_are_refused() -> None:
+    with pytest.raises(ValueError, match="chained addresses"):
+        Store("simplecache::memory://x")
+    with pytest.raises(ValueError, match="nowhere://x"):
+        Store("nowhere://x")
