@@ -42,7 +42,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "wandb": ["wandb>=0.31"],
-        "gcs": ["gcsfs"],  # shards at gs://
+        "gcs": ["gcsfs"],  # shards and workdirs at gs://
         "peers": ["torch", "open_clip_torch"],  # what benchmarks compare with
         "test": [
             "pytest>=8",

@@ -6,6 +6,7 @@ Nothing here raises on a missing, torn or damaged file; it leaves a note for the
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 NOT_FINITE = ("nan", "inf", "-inf")  # how the log writes them, since JSON has no word for them
@@ -45,7 +46,7 @@ def read_run(workdir: pathlib.Path) -> Run:
     notes: list[str] = []
     config = _object(workdir / "config.json", notes)
     environment = _object(workdir / "environment.json", notes)
-    rows, events = _metrics(workdir / "metrics.jsonl", notes)
+    rows, events = _metrics(workdir, notes)
     return Run(
         name=workdir.resolve().name,
         config=config,
@@ -78,7 +79,7 @@ def _object(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
 
 
 def _metrics(
-    path: pathlib.Path, notes: list[str]
+    workdir: pathlib.Path, notes: list[str]
 ) -> tuple[dict[str, dict[int, dict[str, Any]]], list[dict[str, Any]]]:
     """{kind: {step: row}} and the events; a step that was run again after a crash counts last."""
     rows: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "evaluate": {}}
@@ -86,24 +87,23 @@ def _metrics(
     damaged = []
     torn = False
     try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for count, line in enumerate(lines, start=1):
-                torn = False
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                    step, kind = row["step"], row["kind"]
-                    if not number(step) or not isinstance(kind, str):
-                        raise ValueError("step is a number and kind a word")
-                except (ValueError, KeyError, TypeError, RecursionError):
-                    torn = not line.endswith("\n")
-                    damaged.append(count)
-                    continue
-                if kind == "event":
-                    events.append(row)
-                elif kind in rows:
-                    rows[kind].setdefault(int(step), {}).update(row)
+        for count, line in enumerate(_lines(workdir), start=1):
+            torn = False
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                step, kind = row["step"], row["kind"]
+                if not number(step) or not isinstance(kind, str):
+                    raise ValueError("step is a number and kind a word")
+            except (ValueError, KeyError, TypeError, RecursionError):
+                torn = not line.endswith("\n")
+                damaged.append(count)
+                continue
+            if kind == "event":
+                events.append(row)
+            elif kind in rows:
+                rows[kind].setdefault(int(step), {}).update(row)
     except FileNotFoundError:
         notes.append("metrics.jsonl is missing, so there are no curves.")
         return rows, events
@@ -119,6 +119,15 @@ def _metrics(
     if not rows["train"] and not rows["evaluate"]:
         notes.append("metrics.jsonl holds no numbers yet.")
     return rows, events
+
+
+def _lines(workdir: pathlib.Path) -> Iterator[str]:
+    """Those of the numbered parts that a copy from a store may hold, then of metrics.jsonl."""
+    parts = sorted(workdir.glob("metrics-[0-9]*.jsonl"), key=lambda part: (len(part.name), part))
+    last = workdir / "metrics.jsonl"
+    for path in [*parts, last] if last.exists() or not parts else parts:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            yield from lines
 
 
 def _series(rows: dict[int, dict[str, Any]], notes: list[str]) -> Series:

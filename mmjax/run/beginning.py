@@ -11,6 +11,7 @@ from mmjax.config import ConfigError, plain
 from mmjax.data.dataset import members_of
 from mmjax.data.pipeline import BatchMaker
 from mmjax.data.rows import training_rows
+from mmjax.data.sources.patterns import is_address
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.tokenizers.training import train_bpe
 from mmjax.parallel import hosts
@@ -26,20 +27,32 @@ from mmjax.run.console import say
 from mmjax.run.options import Options
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled
+from mmjax.training.home import Home, local_source
 from mmjax.training.state import State
 from mmjax.training.warm_start import warm_start
 from mmjax.training.workdir import compare_config
 
 
-def check_letters(folder: pathlib.Path) -> None:
-    """Raises ValueError where the locale cannot tell the libraries the folder's name."""
+def check_letters(workdir: str) -> None:
+    """Raises ValueError where the locale cannot tell the libraries the workdir's name."""
     try:
-        str(folder).encode()
+        workdir.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"--workdir={str(folder)!r}: the locale is not UTF-8 and does not know these letters. "
+            f"--workdir={workdir!r}: the locale is not UTF-8 and does not know these letters. "
             "Set PYTHONUTF8=1, or choose another --workdir."
         ) from None
+
+
+def check_source(init_from: str, home: Home) -> None:
+    """Raises ValueError where a new run is to begin with weights that are not there.
+
+    A run that has begun reads nothing from there; at an address it is seen when they are brought.
+    """
+    if not init_from or is_address(init_from) or home.begun():
+        return
+    if not pathlib.Path(init_from).exists():
+        raise ValueError(f"init_from={init_from!r}: no such workdir or checkpoint.")
 
 
 def start_mesh(config: ConfigDict, parts: Parts) -> Mesh:
@@ -55,13 +68,13 @@ def start_mesh(config: ConfigDict, parts: Parts) -> Mesh:
     return mesh
 
 
-def run_tokenizer(config: ConfigDict, parts: Parts, folder: pathlib.Path) -> Tokenizer | None:
+def run_tokenizer(config: ConfigDict, parts: Parts, home: Home) -> Tokenizer | None:
     """The tokenizer named, the one kept in the workdir, or one that process 0 now trains."""
     if not needs_tokenizer(parts):
         return None
     if config.tokenizer.path:
         return named_tokenizer(config)
-    kept = folder / "tokenizer.json"
+    kept = home.folder / "tokenizer.json"
     if hosts.is_main() and not kept.exists():
         say(f"training a tokenizer of {config.tokenizer.vocab_size} tokens on the captions ...")
         captions = (
@@ -71,7 +84,7 @@ def run_tokenizer(config: ConfigDict, parts: Parts, folder: pathlib.Path) -> Tok
             for caption in member.captions(most=8 * config.tokenizer.vocab_size)
         )
         train_bpe(captions, config.tokenizer.vocab_size, str(kept))
-    hosts.barrier("tokenizer trained")
+    home.share("tokenizer.json")
     return open_tokenizer(kept)
 
 
@@ -111,14 +124,15 @@ def begin(
     if latest is None:
         state = compiled.init()
         if config.init_from:
-            warm = warm_start(
-                state.params,
-                state.batch_stats,
-                config.init_from,
-                config.init_rules,
-                config.init_fresh,
-                config.init_ema,
-            )
+            with local_source(config.init_from) as source:
+                warm = warm_start(
+                    state.params,
+                    state.batch_stats,
+                    source,
+                    config.init_rules,
+                    config.init_fresh,
+                    config.init_ema,
+                )
             state = compiled.with_params(state, *warm)
         return state, 0, 0
     saved = json.loads(checkpoints.restore_files(latest)["data.json"])

@@ -1,7 +1,6 @@
 """A workdir to numbers: restores a checkpoint and runs its evaluators."""
 
 import json
-import pathlib
 
 from mmjax.config import ConfigError, from_json, override
 from mmjax.evaluation.report import write_report
@@ -18,9 +17,8 @@ from mmjax.run.assembly import (
 from mmjax.run.beginning import start_mesh
 from mmjax.run.console import refusing, say
 from mmjax.run.evaluating import Evaluation, print_numbers, to_line
-from mmjax.training import workdir as workdirs
-from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled, shapes_from_plain
+from mmjax.training.home import Home, open_home
 
 
 def evaluate(
@@ -45,22 +43,40 @@ def evaluate(
     Raises:
       ConfigError: no such workdir or step, or nothing held out.
     """
+    with refusing():
+        home = open_home(workdir)
+    done = False
     try:
-        workdirs.refuse_address(workdir)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    folder = pathlib.Path(workdir).absolute()
+        numbers = _evaluate(home, step, overrides, allow, platform)
+        done = True
+    finally:
+        with refusing():
+            home.close(write=done)
+    return numbers
+
+
+def _evaluate(
+    home: Home,
+    step: int | None,
+    overrides: list[tuple[str, str]] | None,
+    allow: tuple[str, ...],
+    platform: str,
+) -> dict[str, float]:
+    checkpoints = home.checkpoints(read_only=True)
     # A step has its own copies of config and tokenizer, which a later --resume leaves as they are.
-    home = folder if step is None else folder / "checkpoints" / str(step)
-    saved = home / "config.json"
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder} holds no config.json; give the --workdir of a training run.")
-    if not saved.is_file():
-        there = ", ".join(map(str, Checkpoints(folder / "checkpoints", read_only=True).steps()))
-        raise ConfigError(
-            f"{folder} holds no checkpoint of step {step}; it holds {there or 'none'}."
-        )
-    config = from_json(saved.read_text(encoding="utf-8"))
+    inner = "" if step is None else f"checkpoints/{step}/"
+    with refusing():
+        saved = home.read("config.json")
+        if saved is None:
+            raise ConfigError(
+                f"{home.name} holds no config.json; give the --workdir of a training run."
+            )
+        if inner and (saved := home.read(f"{inner}config.json")) is None:
+            there = ", ".join(map(str, checkpoints.steps()))
+            raise ConfigError(
+                f"{home.name} holds no checkpoint of step {step}; it holds {there or 'none'}."
+            )
+    config = from_json(saved.decode())
     for path, text in overrides or ():
         override(config, path, text)
     parts = assemble(config, allow, training=False)
@@ -80,13 +96,15 @@ def evaluate(
     if config.compilation_cache and (note := compilation.use_cache()):
         say(note)
     if needs_tokenizer(parts):
-        kept = named_tokenizer(config) or open_tokenizer(home / "tokenizer.json")
+        with refusing():
+            kept = named_tokenizer(config) or open_tokenizer(home.path(f"{inner}tokenizer.json"))
         parts = with_tokenizer(parts, kept)
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    with refusing():
+        home.look()
     try:
         found = checkpoints.latest() if step is None else step
         if found is None:
-            raise FileNotFoundError(f"{folder} holds no checkpoint that is whole.")
+            raise FileNotFoundError(f"{home.name} holds no checkpoint that is whole.")
         data = json.loads(checkpoints.restore_files(found)["data.json"])
         compiled = Compiled(
             parts.recipe,
@@ -96,12 +114,12 @@ def evaluate(
             parts.settings["whole_above_bytes"],
         )
         state = checkpoints.restore(found, compiled.state)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from None
     with Watch(parts.settings["watchdog"]) as watch, watch.evaluating(found):
-        numbers = Evaluation(parts, mesh, parts.settings["reading"])(state, found, folder)
+        numbers = Evaluation(parts, mesh, parts.settings["reading"])(state, found, home.folder)
     say(f"step {found}:\n{print_numbers(numbers)}")
     say(to_line(found, numbers))
     if hosts.is_main():
-        say(f"report: {write_report(folder)}")
+        say(f"report: {home.child(write_report(home.folder).name)}")
     return numbers

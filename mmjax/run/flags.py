@@ -30,7 +30,11 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
     """
     parser = _parser("python train.py", "Trains a config in a workdir, from where it stands.")
     parser.add_argument("--config", required=True, help="configs/x.py or configs/x.py:smoke")
-    parser.add_argument("--workdir", default="", help="made if missing; holds all of the run")
+    parser.add_argument(
+        "--workdir",
+        default="",
+        help="folder or address (gs://bucket/run), made if missing; holds all of the run",
+    )
     parser.add_argument(
         "--plan",
         default="",

@@ -17,12 +17,12 @@ from mmjax.parallel.watchdog import Watch
 from mmjax.run.evaluating import Interrupted
 from mmjax.training.checkpoint import Checkpoints, Saved
 from mmjax.training.flops import peak_flops
-from mmjax.training.lock import Lock
 from mmjax.training.logging import MetricLog
 from mmjax.training.loop import REPLACED, Replaced
 from mmjax.training.progress import Pace, Progress
 from mmjax.training.signals import StopRequest
 from mmjax.training.state import State, samples_seen
+from mmjax.training.workdir import Held
 
 _TIMED_STEPS = 4  # the first of which began before they were counted
 _SLOW_SECONDS = 1.0  # a step beside which the host's own milliseconds are nothing
@@ -45,6 +45,7 @@ class RunHooks:
       lock: of the workdir, on process 0; None elsewhere.
       rows_a_step: rows of all streams together.
       flops_a_step: floating-point operations of one step, or 0 where unknown.
+      publish: called when the log holds what somebody may want to read soon.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class RunHooks:
         progress: Progress,
         stop: StopRequest,
         watch: Watch,
-        lock: Lock | None,
+        lock: Held | None,
         rows_a_step: int,
         flops_a_step: float,
+        publish: Callable[[], None] = lambda: None,
     ):
         self._folder = folder
         self._mesh = mesh
@@ -76,6 +78,7 @@ class RunHooks:
         self._lock = lock
         self._rows = rows_a_step
         self._flops = flops_a_step
+        self._publish = publish
         self._peak = peak_flops(jax.devices()[0].device_kind)
         self._first = True
         self.failed_saves = 0
@@ -140,6 +143,7 @@ class RunHooks:
         for event in self._checkpoints.poll():
             if isinstance(event, Saved):
                 self._log.write(step, "event", {"event": "saved", "saved_step": event.step})
+                self._publish()
                 continue
             self.failed_saves += 1
             self.last_problem = event.message

@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import itertools
 import json
-import pathlib
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,24 +26,30 @@ from mmjax.parallel.sharding import batch_sharding
 from mmjax.parallel.watchdog import Watch
 from mmjax.run import environment, tracking
 from mmjax.run.assembly import Parts, assemble, data_identity, with_tokenizer
-from mmjax.run.beginning import begin, check_letters, run_tokenizer, start_mesh, stream_makers
+from mmjax.run.beginning import (
+    begin,
+    check_letters,
+    check_source,
+    run_tokenizer,
+    start_mesh,
+    stream_makers,
+)
 from mmjax.run.console import refusing, say
 from mmjax.run.evaluating import Evaluation, print_numbers
 from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.run.hooks import Profile, RunHooks
 from mmjax.run.options import PLAIN, Options, Stopped
-from mmjax.training import manifest
-from mmjax.training import workdir as workdirs
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled, shapes_to_plain
 from mmjax.training.flops import peak_flops
-from mmjax.training.lock import Lock
+from mmjax.training.home import Home, open_home
 from mmjax.training.logging import MetricLog
 from mmjax.training.loop import Failed
 from mmjax.training.loop import train as train_loop
 from mmjax.training.progress import Pace, Progress
 from mmjax.training.replay import Replay
 from mmjax.training.signals import StopRequest
+from mmjax.training.workdir import METRICS, Held
 from mmjax.typing import Batch
 
 
@@ -63,16 +69,19 @@ def train(config: ConfigDict, workdir: str, options: Options = PLAIN) -> dict[st
       Failed: the run cannot go on.
       Stopped: a signal ended the run after a save.
     """
-    with refusing():
-        workdirs.refuse_address(workdir)
     parts = assemble(config)
-    folder = pathlib.Path(workdir).absolute()
-    begun = bool(manifest.numbered(folder / "checkpoints"))  # then nothing is read from init_from
-    if config.init_from and not begun and not pathlib.Path(config.init_from).exists():
-        raise ConfigError(f"init_from={config.init_from!r}: no such workdir or checkpoint.")
     with refusing():
-        check_letters(folder)
-        profile = Profile(options.profile, folder)
+        check_letters(workdir)
+        home = open_home(workdir)
+    with contextlib.ExitStack() as left:
+        left.callback(home.close, write=False)  # where it was refused; twice does no harm
+        return _run(config, parts, home, options)
+
+
+def _run(config: ConfigDict, parts: Parts, home: Home, options: Options) -> dict[str, float]:
+    with refusing():
+        check_source(config.init_from, home)
+        profile = Profile(options.profile, home.folder)
         if not options.require:
             leave_out_tpu()
         cpu.keep_freed_memory()
@@ -85,7 +94,7 @@ def train(config: ConfigDict, workdir: str, options: Options = PLAIN) -> dict[st
         say(joined)
     text = to_json(config)
     if config.get("first"):  # a recipe in two stages, such as a tower that is then locked
-        first = str(folder / "first")
+        first = home.child("first")
         train(config.first, first, dataclasses.replace(options, profile=""))
         config = copy.deepcopy(config)
         override(config, "init_from", first)
@@ -93,57 +102,65 @@ def train(config: ConfigDict, workdir: str, options: Options = PLAIN) -> dict[st
         stop = held.enter_context(StopRequest())
         watch = held.enter_context(Watch(parts.settings["watchdog"]))
         with refusing():
-            lock = held.enter_context(workdirs.locked(folder))
-            decision = workdirs.decide(folder, text, options.resume, options.overwrite)
+            lock = held.enter_context(home.locked())
+            decision = home.decide(text, options.resume, options.overwrite)
             for change in decision.changes:
                 say(f"config: {change}")
-            settle = functools.partial(workdirs.settle, folder, text, decision)
-            if decision.action != "resume":
-                settle()
+            home.begin(text, decision)
         say(text.rstrip())
         if config.compilation_cache and (note := compilation.use_cache()):
             say(note)
-        # Another config takes the old one's place, and an overwritten run goes, when nothing can
-        # refuse the new one any more.
-        accept = (
-            settle if decision.action == "resume" else functools.partial(workdirs.forget, folder)
-        )
         try:
             with refusing():
-                parts = with_tokenizer(parts, run_tokenizer(config, parts, folder))
+                parts = with_tokenizer(parts, run_tokenizer(config, parts, home))
             numbers = _train(
                 config,
                 text,
                 parts,
                 mesh,
-                folder,
+                home,
                 options,
                 lambda step, start: profile.wrap(replay.wrap(step, start), start),
                 stop,
                 watch,
                 lock,
-                accept,
+                # Another config takes the old one's place, and an overwritten run goes, when
+                # nothing can refuse the new one any more.
+                functools.partial(home.accept, text, decision),
             )
         except ConfigError:
-            workdirs.put_back(folder)
+            home.put_back()
             raise
         finally:
             profile.close()
-            if (folder / workdirs.METRICS).exists():  # whatever came of it, once it has trained
-                _report(folder, lock)
+            begun = (home.folder / METRICS).exists()  # whatever came of it, once it has trained
+            _end(home, lock, begun)
     return numbers
 
 
-def _report(folder: pathlib.Path, lock: Lock | None) -> None:
-    """Writes the report; a disk that refuses it does not undo the run."""
-    if not hosts.is_main():
-        return
+def _end(home: Home, lock: Held | None, begun: bool) -> None:
+    """Writes the report and what else is left; a disk that refuses does not undo the run.
+
+    Raises:
+      Failed: the store of a run that ended well did not take the rest.
+    """
+    failing = sys.exc_info()[0] is not None
     try:
-        if lock is not None and lock.lost:  # it is another run's now
-            return
-        say(f"report: {write_report(folder)}")
+        ours = begun and hosts.is_main() and not (lock is not None and lock.lost)
+    except OSError:  # a store that does not answer takes no lock away
+        ours = begun
+    if ours:
+        try:
+            say(f"report: {home.child(write_report(home.folder).name)}")
+        except OSError as error:
+            say(f"report: not written ({error}); eval.py makes it again.")
+    try:
+        home.close(write=ours)
     except OSError as error:
-        say(f"report: not written ({error}); eval.py makes it again.")
+        message = f"what was logged since the last checkpoint could not be written: {error}."
+        if not failing:
+            raise Failed(f"{message} The checkpoints are safe.") from None
+        say(message)
 
 
 def _train(
@@ -151,15 +168,15 @@ def _train(
     text: str,
     parts: Parts,
     mesh: Mesh,
-    folder: pathlib.Path,
+    home: Home,
     options: Options,
     around: Callable[[Callable[..., Any], int], Callable[..., Any]],
     stop: StopRequest,
     watch: Watch,
-    lock: Lock | None,
+    lock: Held | None,
     accept: Callable[[], None],
 ) -> dict[str, float]:
-    recipe, settings = parts.recipe, parts.settings
+    recipe, settings, folder = parts.recipe, parts.settings, home.folder
     with refusing():
         makers = stream_makers(parts, mesh)
         shapes = {name: maker.global_shapes for name, maker in makers.items()}
@@ -170,9 +187,8 @@ def _train(
         evaluation = None
         if parts.eval_data is not None:
             evaluation = Evaluation(parts, mesh, settings["reading"], lambda: bool(stop))
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        config.keep_last,
+    checkpoints = home.checkpoints(
+        keep_last=config.keep_last,
         keep_best=config.best_metric or None,
         best_is_lowest=config.best_is_lowest,
     )
@@ -229,6 +245,7 @@ def _train(
         lock=lock,
         rows_a_step=sum(maker.batch_size for maker in makers.values()),
         flops_a_step=compiled.flops if peak_flops(jax.devices()[0].device_kind) else 0.0,
+        publish=home.publish,
     )
     try:
         state, step = train_loop(

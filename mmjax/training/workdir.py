@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,17 +21,22 @@ from typing import Any
 from mmjax.parallel import hosts
 from mmjax.training import manifest
 from mmjax.training.lock import STALE_SECONDS, Busy, Lock
+from mmjax.training.object_lock import ObjectLock
 
 __all__ = [
     "CONFIG",
     "METRICS",
     "Busy",
     "Decision",
+    "Found",
+    "Held",
     "compare_config",
     "decide",
+    "decide_on",
+    "hold",
     "locked",
-    "refuse_address",
     "settle",
+    "together",
 ]
 
 CONFIG = "config.json"
@@ -52,6 +56,7 @@ OWN = (
     CHECKPOINTS,
 )
 _OVERWRITTEN = ".overwritten"
+Held = Lock | ObjectLock
 _SHOWN = 8
 
 
@@ -74,17 +79,21 @@ class Decision:
         return self.action in ("start", "overwrite")
 
 
-def refuse_address(workdir: str) -> None:
-    """Refuses 'gs://...': as a path it would quietly become a local folder named 'gs:'.
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a workdir holds.
 
-    Raises:
-      ValueError: the workdir is an address.
+    Attributes:
+      name: folder or address, for people.
+      own: the names of `OWN` that are there.
+      config: the content of config.json; None where there is none.
+      steps: whether anything is named as a checkpoint is.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", workdir):
-        raise ValueError(
-            f"--workdir={workdir!r} is an address; a run writes to a local or mounted folder. "
-            "Mount the bucket (gcsfuse), or give a local folder and copy it afterwards."
-        )
+
+    name: str
+    own: tuple[str, ...]
+    config: bytes | None
+    steps: bool
 
 
 @contextlib.contextmanager
@@ -105,15 +114,27 @@ def locked(
       ValueError: the folder cannot be made or written.
     """
     lock = Lock(workdir, stale_seconds) if hosts.is_main() else None
+    with hold(lock, lambda: _make(pathlib.Path(workdir))):
+        yield lock
+
+
+@contextlib.contextmanager
+def hold(lock: Held | None, prepare: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds a lock that process 0 has; where it cannot be taken, all fail together.
+
+    Raises:
+      Busy: another process writes here.
+      ValueError: the workdir cannot be made or written.
+    """
 
     def take() -> None:
         if lock is not None:
-            _make(pathlib.Path(workdir))
+            prepare()
             lock.acquire()
 
-    _together(take)
+    together(take)
     try:
-        yield lock
+        yield
     finally:
         if lock is not None:
             lock.release()
@@ -147,9 +168,16 @@ def decide(
     Raises:
       ValueError: both flags, another config without a flag, or checkpoints without a config.
     """
+    return decide_on(lambda: _look(pathlib.Path(workdir)), config, resume, overwrite)
+
+
+def decide_on(
+    look: Callable[[], Found], config: str, resume: bool = False, overwrite: bool = False
+) -> Decision:
+    """As `decide`, on what process 0 sees when it looks."""
     if resume and overwrite:
         raise ValueError("--resume goes on and --overwrite starts anew; give one of the two.")
-    found = _together(lambda: _decide(pathlib.Path(workdir), config, resume, overwrite))
+    found = together(lambda: _decide(look(), config, resume, overwrite))
     return Decision(found["action"], tuple(found["changes"]))
 
 
@@ -170,7 +198,7 @@ def settle(workdir: str | os.PathLike, config: str, decision: Decision) -> None:
             _move_away(folder)
         manifest.write_atomic(folder / CONFIG, config.encode())
 
-    _together(act)
+    together(act)
 
 
 def forget(workdir: str | os.PathLike) -> None:
@@ -194,38 +222,46 @@ def put_back(workdir: str | os.PathLike) -> None:
     aside.rmdir()
 
 
-def _decide(folder: pathlib.Path, config: str, resume: bool, overwrite: bool) -> dict[str, Any]:
+def _look(folder: pathlib.Path) -> Found:
     path = folder / CONFIG
-    there = [name for name in OWN if (folder / name).exists()]
+    return Found(
+        name=str(folder),
+        own=tuple(name for name in OWN if (folder / name).exists()),
+        config=path.read_bytes() if path.exists() else None,
+        steps=bool(manifest.numbered(folder / CHECKPOINTS)),
+    )
+
+
+def _decide(found: Found, config: str, resume: bool, overwrite: bool) -> dict[str, Any]:
     if overwrite:
-        return {"action": "overwrite" if there else "start", "changes": []}
-    if not path.exists():
-        if not manifest.numbered(folder / CHECKPOINTS):
+        return {"action": "overwrite" if found.own else "start", "changes": []}
+    if found.config is None:
+        if not found.steps:
             return {"action": "start", "changes": []}
         if resume:
             return {"action": "resume", "changes": []}
         raise ValueError(
-            f"{folder} holds checkpoints but no {CONFIG}. Give --resume to go on with them, "
+            f"{found.name} holds checkpoints but no {CONFIG}. Give --resume to go on with them, "
             "--overwrite to start anew, or another --workdir."
         )
     try:
-        changes = compare_config(path.read_text(encoding="utf-8"), config)
+        changes = compare_config(found.config.decode(), config)
     except ValueError as error:
         if resume:
             return {"action": "resume", "changes": [f"{CONFIG}: unreadable → rewritten"]}
         raise ValueError(
-            f"{path} is no JSON ({error}). Give --resume to go on with this config, --overwrite "
-            "to start anew, or another --workdir."
+            f"{found.name}/{CONFIG} is no JSON ({error}). Give --resume to go on with this config, "
+            "--overwrite to start anew, or another --workdir."
         ) from None
-    begun = manifest.numbered(folder / CHECKPOINTS) or (folder / METRICS).exists()
+    begun = found.steps or METRICS in found.own
     if changes and not begun:  # what a start that was refused has left is no run
         return {"action": "overwrite", "changes": []}
     if changes and not resume:
         rest = len(changes) - _SHOWN
         shown = "; ".join(changes[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
         raise ValueError(
-            f"{folder} holds a run with another config: {shown}. Give --resume to go on with the "
-            "new config, --overwrite to start anew, or another --workdir."
+            f"{found.name} holds a run with another config: {shown}. Give --resume to go on with "
+            "the new config, --overwrite to start anew, or another --workdir."
         )
     return {"action": "resume" if changes else "continue", "changes": changes}
 
@@ -271,8 +307,16 @@ def _move_away(folder: pathlib.Path) -> None:
             os.replace(folder / name, aside / name)
 
 
-def _together(act: Callable[[], Any]) -> Any:
-    """Runs `act` on process 0; its answer, or its failure, is that of all processes."""
+def together(act: Callable[[], Any]) -> Any:
+    """Runs `act` on process 0; its answer, or its failure, is that of all processes.
+
+    Args:
+      act: gives something that JSON can hold.
+
+    Raises:
+      Busy: `act` raised it.
+      ValueError: `act` raised a ValueError or an OSError.
+    """
     answer: dict[str, Any] = {}
     if hosts.is_main():
         try:

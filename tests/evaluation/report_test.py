@@ -8,6 +8,7 @@ import pytest
 
 from mmjax.evaluation.base import write_artifact
 from mmjax.evaluation.report import write_report
+from mmjax.evaluation.report_read import read_run
 from mmjax.evaluation.retrieval import Retrieval
 from mmjax.evaluation.zero_shot import ZeroShot
 
@@ -236,6 +237,17 @@ def test_a_missing_or_damaged_file_leaves_a_note_and_the_rest(workdir, name):
     (workdir / name).unlink()
     _, words = read(write_report(workdir))
     assert f"{name} is missing" in words
+
+
+def test_numbered_parts_from_a_store_are_read_before_what_was_added_since(tmp_path):
+    for number, step in ((1, 1), (2, 2), (10, 3)):
+        write_lines(tmp_path, [train_row(step)])
+        (tmp_path / "metrics.jsonl").rename(tmp_path / f"metrics-{number:06}.jsonl")
+    assert [step for step, _ in read_run(tmp_path).train["loss"]] == [1, 2, 3]
+    write_lines(tmp_path, [train_row(3, loss=9.0), train_row(4)])
+    loss = read_run(tmp_path).train["loss"]
+    assert [step for step, _ in loss] == [1, 2, 3, 4]
+    assert loss[2] == (3, 9.0)
 
 
 def test_a_torn_last_line_leaves_a_note_and_all_other_lines(workdir):

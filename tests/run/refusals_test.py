@@ -13,7 +13,6 @@ from mmjax.parallel.mesh import make_mesh
 from mmjax.run.assembly import assemble, data_identity, open_tokenizer, with_tokenizer
 from mmjax.run.config_file import load
 from mmjax.run.evaluating import Evaluation
-from mmjax.run.evaluation import evaluate
 from mmjax.run.options import Options
 from mmjax.run.training import train
 
@@ -109,11 +108,3 @@ def test_an_evaluation_goes_on_where_the_report_cannot_be_written(tmp_path, caps
 def test_a_type_that_parameters_cannot_have_is_refused():
     with pytest.raises(ConfigError, match="params_dtype='float16' is none of float32, bfloat16"):
         assemble(changed("features", params_dtype="float16"))
-
-
-@pytest.mark.parametrize("act", [lambda place: train(changed("features"), place), evaluate])
-def test_a_workdir_at_an_address_is_refused_and_makes_no_folder(tmp_path, monkeypatch, act):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"--workdir='gs://bucket/run' is an address"):
-        act("gs://bucket/run")
-    assert not list(tmp_path.iterdir())

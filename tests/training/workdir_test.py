@@ -174,10 +174,3 @@ def test_what_a_refused_start_has_left_is_no_run(tmp_path: pathlib.Path) -> None
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="another config"):
         decide(tmp_path, ONE)
-
-
-@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://b", "memory://x"])
-def test_an_address_is_no_workdir(address):
-    with pytest.raises(ValueError, match=r"--workdir=.* is an address; .*Mount"):
-        workdir.refuse_address(address)
-    workdir.refuse_address("/tmp/gs:/run")
