@@ -39,7 +39,7 @@ class ObjectLock:
 
     def __init__(self, url: str, stale_seconds: float = STALE_SECONDS):
         self._store = Store(url)
-        self._quick = Store(url, tries=1)  # for heartbeats: the next one tries again anyway
+        self._quick = Store(url, tries=1)  # for heartbeats, of which the next one tries again
         self._stale_seconds = stale_seconds
         self._beat_seconds = stale_seconds / _BEATS
         self._mine: dict[str, Any] = {}
@@ -55,7 +55,7 @@ class ObjectLock:
           Busy: another process writes here.
           StoreError: the store refused.
         """
-        found = self._read()
+        found = self._read(self._quick)  # a wrong name or credential is for the person, at once
         if found is not None:
             if problem := self._alive(found):
                 raise Busy(

@@ -25,8 +25,7 @@ __all__ = ["Store", "StoreError"]
 TRIES = 5
 FIRST_WAIT = 1.0  # seconds before the second try, doubled for each further one
 _MOVERS = 8  # objects on their way at a time
-# What trying again does not mend.
-_FINAL = (FileNotFoundError, FileExistsError, PermissionError, NotImplementedError)
+_FINAL = (PermissionError, NotImplementedError)  # what trying again does not mend
 
 _Result = TypeVar("_Result")
 
@@ -145,9 +144,9 @@ class Store:
 
         def remove(name: str) -> None:
             with contextlib.suppress(FileNotFoundError):
-                self._change(name, lambda: self._fs.rm_file(self._path(name)))
+                self._fs.rm_file(self._path(name))
 
-        self.each(remove, names)
+        self.each(lambda name: self._change(name, lambda: remove(name)), names)
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """{name: bytes} of the objects whose names begin so; a prefix ends with '/', or is ''.
@@ -184,7 +183,10 @@ class Store:
     def _change(self, name: str, act: Callable[[], _Result]) -> _Result:
         if self.guard is not None:
             self.guard()
-        return self._again(name, act)
+        try:
+            return self._again(name, act)
+        except FileNotFoundError as error:  # a bucket that is not there, or what was to be copied
+            raise StoreError(f"{self.url}/{name}: {_line(error)}") from error
 
     def _again(self, name: str, act: Callable[[], _Result]) -> _Result:
         url, wait = f"{self.url}/{name}".rstrip("/"), FIRST_WAIT
@@ -194,7 +196,7 @@ class Store:
             except (FileNotFoundError, FileExistsError):
                 raise
             except Exception as error:  # each store has its own kinds
-                line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                line = _line(error)
                 if isinstance(error, _FINAL) or attempt == self._tries:
                     times = f", {attempt} times tried" if attempt > 1 else ""
                     raise StoreError(f"{url}{times}: {line}") from error
@@ -205,3 +207,7 @@ class Store:
             time.sleep(wait)
             wait *= 2
         raise AssertionError("unreachable")
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -34,6 +34,8 @@ def test_objects_come_back_and_are_listed_and_deleted(url: str, tmp_path: pathli
     assert (tmp_path / "there" / "d.bin").read_bytes() == b"789"
     with pytest.raises(FileNotFoundError):
         store.download("gone", tmp_path / "gone")
+    with pytest.raises(StoreError, match=rf"^{url}/gone: FileNotFoundError"):
+        store.copy("gone", "there")
     store.delete(["a.json", "in/c/d.bin", "gone"])
     assert store.sizes() == {"e.bin": 3, "in/b.json": 2}
 
