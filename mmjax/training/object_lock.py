@@ -85,7 +85,7 @@ class ObjectLock:
         if self._beats is not None:
             self._beats.join()
         with contextlib.suppress(OSError):  # then it goes stale
-            if not self.lost:
+            if (self._read(self._quick) or {}).get("token") == self._mine["token"]:
                 self._quick.delete([LOCK])
         self._mine = {}
         atexit.unregister(self.release)

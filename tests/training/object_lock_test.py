@@ -49,7 +49,7 @@ def test_a_heart_that_beats_elsewhere_keeps_others_out(bucket: Any) -> None:
     heart.start()
     try:
         with pytest.raises(Busy, match="process 7 on elsewhere"):
-            ObjectLock(URL, stale_seconds=1.0).acquire()
+            ObjectLock(URL, stale_seconds=20.0).acquire()
     finally:
         ends.set()
         heart.join()
@@ -61,12 +61,12 @@ def test_a_silent_one_elsewhere_is_taken_over_whatever_the_clocks_say(
     bucket: Any, beat: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     Store(URL).write("lock.json", elsewhere(heartbeat=time.time() if beat == "now" else beat))
-    lock = ObjectLock(URL, stale_seconds=0.5)
+    lock = ObjectLock(URL, stale_seconds=1.5)
     started = time.monotonic()
     lock.acquire()
     if beat == "now":  # it may live: it is watched for as long as it may be silent
-        assert time.monotonic() - started > 0.5
-        assert "process 7 on elsewhere (heartbeat 0 s ago); it is watched for up to" in caplog.text
+        assert time.monotonic() - started > 1.5
+        assert "s ago); it is watched for up to 2 s, and taken over where" in caplog.text
     assert json.loads(Store(URL).read("lock.json"))["pid"] == os.getpid()
     lock.release()
 
@@ -80,7 +80,7 @@ def test_a_dead_process_of_this_host_is_taken_over_at_once(bucket: Any) -> None:
     started = time.monotonic()
     lock = ObjectLock(URL)
     lock.acquire()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10  # it would be watched for 25 s
     lock.release()
 
 
