@@ -199,6 +199,22 @@ def test_two_processes_without_a_disk_in_common_go_on_as_one(
         assert made.get(step, loss) == pytest.approx(loss, rel=1e-5)
 
 
+def test_a_run_that_is_stopped_has_put_all_it_logged(trainer, lab, bucket, start):
+    url = "bucket://store/stopped"
+    run = start(url, "--config.steps=1000000", "--config.save_steps=1000000")
+    run.until_step(5)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.wait(60) == 128 + signal.SIGTERM, run.err
+    (step,) = lab.steps(bucket.root() / "store/stopped")
+    there = Store(url).sizes()
+    assert "report.html" in there
+    assert "lock.json" not in there
+    lines = map(json.loads, Store(url).read("metrics-000001.jsonl").splitlines())
+    made = [line["step"] for line in lines if line["kind"] == "train"]
+    assert made == list(range(1, step + 1))
+    assert not list((trainer.cache / "workdirs").iterdir())
+
+
 def test_a_run_that_was_taken_over_ends_and_writes_nothing_more(lab, bucket, start):
     url = "bucket://store/taken"
     run = start(url, "--config.steps=1000000", "--config.save_steps=5")
