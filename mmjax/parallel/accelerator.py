@@ -15,23 +15,26 @@ PLATFORMS = {"tpu": "tpu", "gpu": "cuda"}  # and the extra of this package that 
 
 
 def require(platform: str) -> None:
-    """Raises ValueError unless the devices are what was asked for; '' asks for nothing.
+    """Raises ValueError unless the devices are what was asked for.
 
     Args:
-      platform: 'tpu' or 'gpu'.
+      platform: 'tpu' or 'gpu'; '' takes any that JAX can start.
     """
-    if not platform:
-        return
-    if platform not in PLATFORMS:
+    if platform and platform not in PLATFORMS:
         raise ValueError(f"--require={platform}: give one of {', '.join(PLATFORMS)}.")
+    named = jax.config.jax_platforms
+    if not platform and not named:
+        return
+    asked = f"--require={platform}" if platform else f"JAX_PLATFORMS={named}"
     try:
         found = jax.local_devices()
         words = f"{len(found)} x {found[0].device_kind} ({found[0].platform})"
-        if found[0].platform == platform:
+        if platform in ("", found[0].platform):
             return
-    except RuntimeError as error:  # JAX_PLATFORMS names one that cannot be started
-        words = " ".join(str(error).split())[:200]
-    raise ValueError(f"--require={platform}: JAX found {words}. {_advice(platform)}")
+    except (RuntimeError, AssertionError) as error:  # what JAX_PLATFORMS names cannot be started
+        words = " ".join(str(error).split())[:200] or "no device"
+    wanted = platform or named.split(",")[0].replace("cuda", "gpu").replace("rocm", "gpu")
+    raise ValueError(f"{asked}: JAX found {words}. {_advice(wanted)}")
 
 
 def leave_out_tpu() -> bool:
@@ -59,6 +62,8 @@ def _advice(platform: str) -> str:
         return (
             f"JAX's {platform} plugin is installed; does `{look}` show the device and its driver?"
         )
+    if platform not in PLATFORMS:
+        return "Unset it, or name a platform that is here."
     return f"Do pip install 'mmjax[{PLATFORMS[platform]}]'."
 
 

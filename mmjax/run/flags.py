@@ -160,10 +160,14 @@ def _parse(
             rest.append(argument)
     if waiting:
         raise ConfigError(f"{_OVERRIDE}{waiting} has no value; write {_OVERRIDE}{waiting}=value.")
+    flags = [option for action in parser._actions for option in action.option_strings]
+    for argument in rest:  # before a required one is missed: it may be there, misspelt
+        name = argument.partition("=")[0]
+        if name.startswith("--") and name not in flags:
+            raise ConfigError(f"unknown {argument!r}.{nearest(name, flags)}")
     known, unknown = parser.parse_known_args(rest)
     if unknown:
-        flags = [option for action in parser._actions for option in action.option_strings]
-        raise ConfigError(f"unknown {unknown[0]!r}.{nearest(unknown[0].split('=')[0], flags)}")
+        raise ConfigError(f"unknown {unknown[0]!r}.{nearest(unknown[0], flags)}")
     return known, overrides
 
 

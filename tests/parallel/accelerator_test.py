@@ -71,6 +71,26 @@ def test_a_platform_that_does_not_start_is_one_line(devices, monkeypatch):
         require("tpu")
 
 
+@pytest.mark.parametrize(
+    ("platforms", "advice"),
+    [("cuda", r"pip install 'mmjax\[cuda\]'"), ("quantum", "name a platform that is here")],
+)
+def test_platforms_that_do_not_start_are_one_line_though_nothing_is_asked(
+    devices, monkeypatch, platforms, advice
+):
+    devices("cpu", "cpu", platforms=platforms)
+
+    def fail():
+        raise AssertionError  # as JAX has it without a plugin
+
+    monkeypatch.setattr(jax, "local_devices", fail)
+    monkeypatch.setattr("mmjax.parallel.accelerator._installed", lambda platform: False)
+    with pytest.raises(
+        ValueError, match=f"^JAX_PLATFORMS={platforms}: JAX found no device.*{advice}"
+    ):
+        require("")
+
+
 def test_other_words_are_refused():
     with pytest.raises(ValueError, match="give one of tpu, gpu"):
         require("quantum")

@@ -6,6 +6,7 @@ import pytest
 
 from mmjax.config import ConfigError
 from mmjax.run.config_file import load
+from mmjax.run.flags import parse_train
 
 
 def test_a_saved_config_that_is_no_json_is_named(tmp_path):
@@ -93,3 +94,8 @@ def test_load_passes_the_variant_and_refuses_others(tmp_path):
     assert load(str(file)).v == ""
     with pytest.raises(ConfigError, match="the one variant is 'smoke'"):
         load(f"{file}:smok")
+
+
+def test_a_misspelt_flag_is_named_though_a_required_one_is_missing():
+    with pytest.raises(ConfigError, match=r"unknown '--confg=x.py'. Did you mean '--config'\?"):
+        parse_train(["--confg=x.py", "--workdir=here"])
