@@ -29,7 +29,8 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
       ConfigError: an unknown flag or key (names the nearest), a value of a wrong type, no file.
     """
     parser = _parser("python train.py", "Trains a config in a workdir, from where it stands.")
-    parser.add_argument("--config", required=True, help="configs/x.py or configs/x.py:smoke")
+    listing = "--plan=list" in arguments  # of no config
+    parser.add_argument("--config", required=not listing, help="configs/x.py or configs/x.py:smoke")
     parser.add_argument(
         "--workdir",
         default="",
@@ -78,7 +79,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
         "bytes a device, and end; needs neither --workdir nor data",
     )
     known, overrides = _parse(parser, arguments)
-    config = load(known.config)
+    config = ConfigDict() if known.config is None else load(known.config)
     for path, text in overrides:
         override(config, path, text)
     if (known.search or known.plan_json) and not known.plan:

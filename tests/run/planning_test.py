@@ -83,6 +83,9 @@ def test_the_command_line_needs_a_workdir_or_a_plan():
     assert parse_train([given, "--plan=v5e:4x4"])[2].plan == "v5e:4x4"
     with pytest.raises(ConfigError, match="required: --workdir"):
         parse_train([given])
+    assert parse_train(["--plan=list"])[2].plan == "list"
+    with pytest.raises(ConfigError, match="required: --config"):
+        parse_train(["--plan=v5e:4x4"])
 
 
 def test_bytes_of_the_compilers_refusal_are_read():
