@@ -44,9 +44,9 @@ def test_bytes_by_kind_add_up_to_what_the_step_needs(planned):
     assert 0 < kinds["loss"] < kinds["activations"]
 
 
-def test_what_is_computed_twice_counts_twice(planned):
+def test_what_is_computed_once_counts_once_under_fsdp_too(planned):
     flops = planned["flops"]
-    assert 0 < flops["useful"] <= flops["executed"] < 2 * flops["useful"]
+    assert 0 < flops["useful"] <= flops["executed"] < 1.1 * flops["useful"]
 
 
 def test_parameters_are_gathered_and_gradients_scattered_along_fsdp(planned):

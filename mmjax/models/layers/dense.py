@@ -82,8 +82,8 @@ def _forward(x: Any, kernel: Any, how: Any, used: Any, stored: Any) -> tuple[Any
 def _backward(how: Any, used: Any, stored: Any, saved: Any, gradient: Any) -> tuple[Any, Any]:
     x, kernel = saved  # in parts, so that what a loop over layers keeps is in parts too
     whole = jax.lax.with_sharding_constraint(kernel, used)
-    _, pull = jax.vjp(lambda x: _multiply(x, whole, how), x)
-    return *pull(gradient), sum_in_parts(x, gradient, how, used, stored)
+    back = jax.linear_transpose(lambda x: _multiply(x, whole, how), x)  # no second product
+    return *back(gradient), sum_in_parts(x, gradient, how, used, stored)
 
 
 def sum_in_parts(
