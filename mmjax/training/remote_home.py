@@ -43,8 +43,9 @@ class RemoteHome:
         self.name = name.rstrip("/")
         self._store = Store(self.name)
         self._staging, self._held = _stage()
-        self.folder = self._staging / (posixpath.basename(self.name) or "run")
-        self.folder.mkdir()
+        # In a folder of its own: the last part of an address may be named as those beside it are.
+        self.folder = self._staging / "run" / posixpath.basename(self.name)
+        self.folder.mkdir(parents=True)
         self._mirror = Mirror(self._store, self.folder)
         self._steps = Store(f"{self.name}/{CHECKPOINTS}")
         self._shelf = RemoteShelf(

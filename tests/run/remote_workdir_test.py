@@ -93,6 +93,14 @@ def test_a_run_in_memory_is_trained_evaluated_and_gone_on_with(here, capsys):
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3]
 
 
+def test_the_last_part_of_an_address_may_be_named_as_a_runs_own_folders_are(here):
+    url = "memory://named/checkpoints"
+    train(changed(), url)
+    there = Store(url).sizes()
+    assert "evaluations/2/retrieval.json" in there
+    assert any(name.startswith("tensorboard/") for name in there)
+
+
 def test_an_overwriting_run_that_is_refused_late_leaves_the_old_one(here):
     url = "memory://overwritten/run"
     train(changed(), url)
