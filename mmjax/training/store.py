@@ -168,12 +168,15 @@ class Store:
         return {
             name.removeprefix(start): int(entry["size"])
             for name, entry in sorted(found.items())
-            if name.startswith(start) and entry.get("type") != "directory"
+            if name.startswith(f"{start}{prefix}") and entry.get("type") != "directory"
         }
 
     @staticmethod
     def each(act: Callable[[Any], Any], things: Iterable[Any]) -> list[Any]:
         """Does one thing for several objects at a time; the answers, in order."""
+        things = list(things)
+        if len(things) < 2:  # no pool, which an interpreter that ends begins no more
+            return [act(thing) for thing in things]
         with concurrent.futures.ThreadPoolExecutor(_MOVERS) as pool:
             return list(pool.map(act, things))
 
@@ -181,10 +184,13 @@ class Store:
         return f"{self._root}/{name}"
 
     def _change(self, name: str, act: Callable[[], _Result]) -> _Result:
-        if self.guard is not None:
-            self.guard()
+        def guarded() -> _Result:
+            if self.guard is not None:  # before each try: those before it may have taken minutes
+                self.guard()
+            return act()
+
         try:
-            return self._again(name, act)
+            return self._again(name, guarded)
         except FileNotFoundError as error:  # a bucket that is not there, or what was to be copied
             raise StoreError(f"{self.url}/{name}: {_line(error)}") from error
 
@@ -193,7 +199,7 @@ class Store:
         for attempt in range(1, self._tries + 1):
             try:
                 return act()
-            except (FileNotFoundError, FileExistsError):
+            except (FileNotFoundError, FileExistsError, StoreError):  # the last by the guard
                 raise
             except Exception as error:  # each store has its own kinds
                 line = _line(error)
