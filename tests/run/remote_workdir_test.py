@@ -13,6 +13,7 @@ from mmjax.run.config_file import load
 from mmjax.run.evaluation import evaluate
 from mmjax.run.options import Options
 from mmjax.run.training import train
+from mmjax.training.home import open_home
 from mmjax.training.loop import Failed
 from mmjax.training.store import Store
 
@@ -37,7 +38,7 @@ def here(trainer, tmp_path, monkeypatch):
     monkeypatch.setenv("MMJAX_CACHE", str(trainer.cache))
     yield tmp_path / "here"
     assert not list((tmp_path / "here").iterdir())
-    assert not list((trainer.cache / "workdirs").iterdir())
+    assert not list((trainer.cache / "workdirs").glob("*"))
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,18 @@ def test_what_is_missing_is_said_in_a_line_and_makes_no_folder(tmp_path, monkeyp
             "gs://bucket/run: gs:// needs one more package: pip install 'mmjax[gcs]'."
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("half", ["gs:/bucket/run", "gs://", " gs://bucket/run"])
+def test_half_an_address_is_no_folder(half, here):
+    for act in (lambda url: train(changed(), url), evaluate):
+        with pytest.raises(ConfigError, match=r"^--workdir='.*': an address is written as gs://b"):
+            act(half)
+
+
+@pytest.mark.parametrize("name", ["run:1", "./gs:/run", "gs"])
+def test_a_folder_may_have_a_colon_in_its_name(name, here):
+    assert open_home(name).folder == (here / name)
 
 
 def test_an_address_without_a_run_has_nothing_to_evaluate(here):
