@@ -148,7 +148,8 @@ class RemoteHome:
         self._mirror.close()
         try:
             if write and hosts.is_main():
-                self._mirror.push(large=True)
+                held = self._store.guard is not None  # else a run may be writing beside this
+                self._mirror.push(large=True, metrics=held)
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
             os.close(self._held)
