@@ -70,7 +70,7 @@ class Home(Protocol):
         """A file, to be read on this host; it may be missing."""
 
     def look(self) -> None:
-        """Process 0 has at hand what a report is made of."""
+        """Process 0 has at hand what a report is made of. Raises ValueError."""
 
     def share(self, name: str) -> None:
         """A file that process 0 has written is there for all processes."""

@@ -117,10 +117,9 @@ class RemoteHome:
         """Brings the small files and the metrics to process 0.
 
         Raises:
-          StoreError: the store cannot be reached.
+          ValueError: the store cannot be reached; on all processes.
         """
-        if hosts.is_main():
-            self._mirror.pull()
+        workdir.together(self._mirror.pull)
 
     def share(self, name: str) -> None:
         """Gives the other processes process 0's file, past the store."""
@@ -165,7 +164,7 @@ class RemoteHome:
         return Found(
             name=self.name,
             own=tuple(name for name in OWN if name in tops),
-            config=self._store.read(CONFIG) if CONFIG in tops else None,
+            config=lambda: self._store.read(CONFIG) if CONFIG in tops else None,
             steps=self.begun(),
         )
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
-from mmjax.data.sources.addresses import open_store
+from mmjax.data.sources.addresses import error_line, open_store
 
 __all__ = ["Store", "StoreError"]
 
@@ -192,7 +192,7 @@ class Store:
         try:
             return self._again(name, guarded)
         except FileNotFoundError as error:  # a bucket that is not there, or what was to be copied
-            raise StoreError(f"{self.url}/{name}: {_line(error)}") from error
+            raise StoreError(f"{self.url}/{name}: {error_line(error)}") from error
 
     def _again(self, name: str, act: Callable[[], _Result]) -> _Result:
         url, wait = f"{self.url}/{name}".rstrip("/"), FIRST_WAIT
@@ -202,7 +202,7 @@ class Store:
             except (FileNotFoundError, FileExistsError, StoreError):  # the last by the guard
                 raise
             except Exception as error:  # each store has its own kinds
-                line = _line(error)
+                line = error_line(error)
                 if isinstance(error, _FINAL) or attempt == self._tries:
                     times = f", {attempt} times tried" if attempt > 1 else ""
                     raise StoreError(f"{url}{times}: {line}") from error
@@ -213,7 +213,3 @@ class Store:
             time.sleep(wait)
             wait *= 2
         raise AssertionError("unreachable")
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

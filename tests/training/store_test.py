@@ -86,7 +86,7 @@ def test_a_guard_is_asked_before_each_try(bucket: Any, monkeypatch: pytest.Monke
 
     store = Store("bucket://store", guard=lost_meanwhile)
     bucket.failing(a={"fail": 1})
-    with pytest.raises(StoreError, match="^not ours any more"):
+    with pytest.raises(StoreError, match=r"^not ours any more"):
         store.write("a", b"1")
     assert store.sizes() == {}
 
