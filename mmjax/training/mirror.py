@@ -15,7 +15,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator
 
-from mmjax.training.store import Store
+from mmjax.training.store import Store, is_below
 from mmjax.training.workdir import METRICS
 
 PUBLISH_SECONDS = 60.0
@@ -64,7 +64,7 @@ class Mirror:
           StoreError: the store cannot be reached.
         """
         listed = self._store.sizes()
-        wanted = [name for name in listed if name.partition("/")[0] in _SMALL]
+        wanted = [n for n in listed if n.partition("/")[0] in _SMALL and is_below(n)]
 
         def bring(name: str) -> None:
             with contextlib.suppress(FileNotFoundError):

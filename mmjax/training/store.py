@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from mmjax.data.sources.addresses import error_line, open_store
 
-__all__ = ["Store", "StoreError"]
+__all__ = ["Store", "StoreError", "is_below"]
 
 TRIES = 5
 FIRST_WAIT = 1.0  # seconds before the second try, doubled for each further one
@@ -28,6 +28,14 @@ _MOVERS = 8  # objects on their way at a time
 _FINAL = (PermissionError, NotImplementedError)  # what trying again does not mend
 
 _Result = TypeVar("_Result")
+
+
+def is_below(name: str) -> bool:
+    """Whether a file of an object's name lies below the folder it is brought to: '..' is no name.
+
+    What a store or a foreign checkpoint says is written to this host's disk under its name.
+    """
+    return not any(part in ("", ".", "..") for part in name.split("/"))
 
 
 class StoreError(OSError):

@@ -72,6 +72,19 @@ def test_another_host_goes_on_and_lost_steps_go_from_the_parts(
     assert [json.loads(line)["step"] for line in stored().splitlines()] == list(range(1, 10))
 
 
+def test_what_is_brought_stays_below_the_folder(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror, _ = pair
+    Store(URL).write("evaluations/2/retrieval.json", b"1")
+    sizes = Store(URL).sizes()
+    foreign = {"evaluations/../../elsewhere": 1, "evaluations/": 0}
+    monkeypatch.setattr(Store, "sizes", lambda self, prefix="": {**sizes, **foreign})
+    monkeypatch.setattr(Store, "download", lambda self, name, path: made.append(name))
+    monkeypatch.setattr(mirrors, "_stamp", lambda path: (0, 0))
+    made: list[str] = []
+    mirror.pull()
+    assert made == ["evaluations/2/retrieval.json"]
+
+
 def test_metrics_that_were_put_before_they_are_mended_are_put_anew(pair: Any) -> None:
     mirror, folder = pair
     with MetricLog(folder, tensorboard=False) as log:
