@@ -35,11 +35,12 @@ from mmjax.training.workdir import compare_config
 
 def check_letters(workdir: str) -> None:
     """Raises ValueError where the locale cannot tell the libraries the workdir's name."""
+    name = workdir if is_address(workdir) else str(pathlib.Path(workdir).absolute())
     try:
-        workdir.encode()
+        name.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"--workdir={workdir!r}: the locale is not UTF-8 and does not know these letters. "
+            f"--workdir={name!r}: the locale is not UTF-8 and does not know these letters. "
             "Set PYTHONUTF8=1, or choose another --workdir."
         ) from None
 

@@ -60,6 +60,8 @@ def culprit(plan: dict[str, Any]) -> str:
 def refusal(plan: dict[str, Any]) -> list[str]:
     """What takes the room of a plan that does not fit."""
     kind, size = culprit(plan), plan["bytes"]
+    if size["usable"] is None or not size["peak"]:  # the compiler gave no numbers
+        return []
     return [
         f"  {kind} take{'s' if kind == 'loss' else ''} {size[kind] / GIB:.2f} GiB of the "
         f"{size['peak'] / GIB:.2f} GiB needed; {size['usable'] / GIB:.2f} GiB can be used."

@@ -10,7 +10,7 @@ from mmjax.config import ConfigError
 from mmjax.parallel.accelerator import leave_out_tpu
 from mmjax.parallel.topologies import Topology, check_name, open_topology, table
 from mmjax.run.console import refusing, say
-from mmjax.run.plan_numbers import compiled_for, numbers
+from mmjax.run.plan_numbers import compiled_for, numbers, usable_bytes
 from mmjax.run.plan_text import GIB, plan_text, search_text
 from mmjax.run.searching import cheapest_switch, search
 
@@ -62,7 +62,7 @@ def plan(
     else:
         made = numbers(config, compiled, topology, price)
         say(plan_text(made))
-        if made["fits"] is False:
+        if made["fits"] is False and usable_bytes(topology) is not None:
             made["switch"] = _switch(config, topology)
     if json_file:
         with refusing():

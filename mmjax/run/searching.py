@@ -64,14 +64,16 @@ def search(
       compiles: how many candidates are compiled at most.
 
     Raises:
-      ConfigError: a topology of unknown chips, or a config that none of them can run.
+      ConfigError: a topology of unknown chips.
+      ValueError: a config that none of them can run.
     """
     room = _room(topology)
     found = sorted(candidates(config, topology), key=lambda one: (*_dearness(one), one.kept))
     if not found:
+        compiled_for(config, topology)  # which says what else is wrong with it
         raise ConfigError(
-            f"no mesh and number of micro-batches divides batch_size={config.batch_size} over "
-            f"{len(topology.devices)} devices."
+            f"no number of micro-batches out of {', '.join(map(str, MICRO_BATCHES))} divides the "
+            f"batch over {len(topology.devices)} devices."
         )
     likely = [one for one in found if one.kept <= _HOPELESS * room]
     say(

@@ -28,7 +28,7 @@ import numpy as np
 from mmjax import paths
 from mmjax.parallel import hosts
 from mmjax.training import manifest, orbax_arrays
-from mmjax.training.saving import Save, Saved, SaveFailed, failure
+from mmjax.training.saving import Save, Saved, SaveFailed, failed, failure
 from mmjax.training.shelf import STATE, LocalShelf, Shelf
 from mmjax.typing import PyTree
 
@@ -86,6 +86,7 @@ class Checkpoints:
         self._events: collections.deque[Event] = collections.deque()
         self._saving: Save | None = None
         self._verified: int | None = None
+        self._stuck: set[int] = set()  # damaged, and could not be set aside
 
     def clean(self) -> None:
         """Removes what dead saves left and sets aside what lost its manifest; once, at start."""
@@ -95,8 +96,8 @@ class Checkpoints:
         hosts.barrier("checkpoints cleaned")
 
     def steps(self) -> list[int]:
-        """The committed steps, ascending, not verified."""
-        return self._shelf.steps()
+        """The committed steps, ascending, not verified; without those known to be damaged."""
+        return [step for step in self._shelf.steps() if step not in self._stuck]
 
     def latest(self) -> int | None:
         """The newest step that is whole, the same on all processes; damaged ones are set aside.
@@ -147,7 +148,8 @@ class Checkpoints:
           metrics: numbers measured at this very step, kept in the manifest.
 
         Returns:
-          True when a save was begun, False when this step is there already or could not be begun.
+          True when a save was begun, False when this step is there already or could not be begun,
+          such as where a damaged one that cannot be renamed has its place: a `SaveFailed`.
 
         Raises:
           TypeError: a leaf of the state is no jax.Array.
@@ -260,7 +262,9 @@ class Checkpoints:
         if not self._read_only:
             try:
                 message += f"; set aside as {self._shelf.set_aside(step)}"
+                self._stuck.discard(step)
             except OSError as error:
+                self._stuck.add(step)
                 message += f"; it cannot be renamed ({error})"
         self._events.append(SetAside(step, message))
         return message
@@ -274,8 +278,17 @@ class Checkpoints:
         token = uuid.uuid4().hex[:8]
         part = self._shelf.part(step, token)
         try:
-            if step in self._shelf.steps():
-                return ""
+            if step in self._stuck and step in self._shelf.candidates():
+                name = self._shelf.set_aside(step)  # what refused may be in order by now
+                self._events.append(SetAside(step, f"checkpoint {step}: set aside as {name}"))
+            self._stuck.discard(step)
+            there = step in self._shelf.steps()
+        except OSError as error:  # whatever has this name is not this save's to discard
+            self._events.append(failed(step, error))
+            return ""
+        if there:
+            return ""
+        try:
             self._sweep()
             part.begin()
         except OSError as error:

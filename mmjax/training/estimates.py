@@ -103,11 +103,12 @@ def kept_bytes(compiled: Compiled) -> int:
         return jax.vjp(total, trainable)[1]
 
     weights = {leaf.shape for leaf in jax.tree.leaves(compiled.state.params)}
-    rows = min(words["valid"].shape[0] for words in batches.values())
+    rows = {words["valid"].shape[0] for words in batches.values()}
     leaves = jax.tree.leaves(jax.eval_shape(kept, compiled.state, batches))
     size = sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize
         for leaf in leaves
-        if leaf.shape not in weights and any(n and n % rows == 0 for n in leaf.shape)
+        if leaf.shape not in weights
+        and any(n and n % several == 0 for n in leaf.shape for several in rows)
     )
     return size // (mesh.shape["data"] * mesh.shape["fsdp"])

@@ -14,6 +14,7 @@ process, and `RemoteHome` carries what is in it there and back.
 """
 
 import pathlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -24,6 +25,9 @@ from mmjax.training import manifest, workdir
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.remote_home import RemoteHome
 from mmjax.training.workdir import CHECKPOINTS, Decision, Held
+
+# 'gs:/x', 'gs://', ' gs://x': as paths they would quietly become local folders named 'gs:'.
+_HALF = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/(?!/\S)|\s+[A-Za-z][A-Za-z0-9+.-]*:/")
 
 __all__ = ["Home", "LocalHome", "RemoteHome", "local_source", "open_home"]
 
@@ -66,7 +70,7 @@ class Home(Protocol):
         """A file, to be read on this host; it may be missing."""
 
     def look(self) -> None:
-        """Process 0 has at hand what a report is made of."""
+        """Process 0 has at hand what a report is made of. Raises ValueError."""
 
     def share(self, name: str) -> None:
         """A file that process 0 has written is there for all processes."""
@@ -167,9 +171,14 @@ def open_home(name: str) -> Home:
       name: a folder, or an address such as gs://bucket/run.
 
     Raises:
-      ValueError: an unknown protocol, or one whose package is missing.
+      ValueError: half an address, an unknown protocol, or one whose package is missing.
       OSError: the store cannot be reached, or this host has no room for a copy.
     """
+    if _HALF.match(name):
+        raise ValueError(
+            f"--workdir={name!r}: an address is written as gs://bucket/run (and a folder with such "
+            f"a name as './{name.strip()}')."
+        )
     return RemoteHome(name) if is_address(name) else LocalHome(name)
 
 

@@ -15,7 +15,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator
 
-from mmjax.training.store import Store
+from mmjax.training.store import Store, is_below
 from mmjax.training.workdir import METRICS
 
 PUBLISH_SECONDS = 60.0
@@ -52,6 +52,7 @@ class Mirror:
         self._known: dict[str, tuple[int, int]] = {}  # {file: (bytes, time)} as last put
         self._parts: dict[int, tuple[int, int]] = {}  # {number: (bytes, CRC32)} as last put
         self._full, self._offset = 0, 0  # parts that grow no more, and where the next one begins
+        self._inode = 0  # of metrics.jsonl, which a start mends by putting another in its place
         self._wake = threading.Event()
         self._ends = False
         self._thread: threading.Thread | None = None
@@ -63,7 +64,7 @@ class Mirror:
           StoreError: the store cannot be reached.
         """
         listed = self._store.sizes()
-        wanted = [name for name in listed if name.partition("/")[0] in _SMALL]
+        wanted = [n for n in listed if n.partition("/")[0] in _SMALL and is_below(n)]
 
         def bring(name: str) -> None:
             with contextlib.suppress(FileNotFoundError):
@@ -81,17 +82,19 @@ class Mirror:
                 self._parts[number] = (len(data), zlib.crc32(data))
                 file.write(data)
 
-    def push(self, large: bool = False) -> None:
+    def push(self, large: bool = False, metrics: bool = True) -> None:
         """Puts what has changed since.
 
         Args:
           large: event files and traces too.
+          metrics: the parts of metrics.jsonl, which the run alone writes.
 
         Raises:
           StoreError: something could not be put; the next push tries again.
         """
         with self._one:
-            self._push_metrics()
+            if metrics:
+                self._push_metrics()
             for name in self._files(_SMALL + _LARGE if large else _SMALL):
                 path = self._folder / name
                 with contextlib.suppress(FileNotFoundError):
@@ -133,6 +136,8 @@ class Mirror:
         if not path.exists():
             return
         with open(path, "rb") as file:
+            if (inode := os.fstat(file.fileno()).st_ino) != self._inode:
+                self._inode, self._full, self._offset = inode, 0, 0
             file.seek(self._offset)
             data = file.read()
         pieces = list(_pieces(data[: data.rfind(b"\n") + 1]))

@@ -23,6 +23,7 @@ from mmjax.training.store import Store, StoreError
 _BEATS = 6  # heartbeats in STALE_SECONDS
 _SETTLE_SECONDS = 0.5  # after a put, before it is read back
 _WATCHED_BEATS = 2.5  # how long a heartbeat that is old already is watched
+_TRUSTED_BEATS = 2.0  # how long a holder needs not look; less, so that it looks before it is lost
 
 
 class ObjectLock:
@@ -65,13 +66,14 @@ class ObjectLock:
             now = self._read()
             if now is not None and now.get("token") != found.get("token"):
                 raise self._overtaken()
-            self._store.delete([LOCK])
+            self._quick.delete([LOCK])  # once: a later try may meet one that is another's by then
         mine = {**this_process(), "token": uuid.uuid4().hex}
         self._store.create(LOCK, encode({**mine, "heartbeat": time.time()}))
         time.sleep(_SETTLE_SECONDS)
+        asked = time.monotonic()
         if (self._read() or {}).get("token") != mine["token"]:
             raise self._overtaken()
-        self._mine, self._confirmed, self.taken = mine, time.monotonic(), False
+        self._mine, self._confirmed, self.taken = mine, asked, False
         self._stop.clear()
         atexit.register(self.release)
         self._beats = threading.Thread(target=self._beat, name="lock", daemon=True)
@@ -99,10 +101,10 @@ class ObjectLock:
         """
         if not self._mine:
             return False
-        found = self._read()
+        asked, found = time.monotonic(), self._read()
         self.taken = found is None or found.get("token") != self._mine["token"]
         if not self.taken:
-            self._confirmed = time.monotonic()
+            self._confirmed = asked
         return self.taken
 
     def guard(self) -> None:
@@ -111,7 +113,7 @@ class ObjectLock:
         Raises:
           StoreError: it is, or the store does not tell.
         """
-        silent = time.monotonic() - self._confirmed > self._stale_seconds / 2
+        silent = time.monotonic() - self._confirmed > _TRUSTED_BEATS * self._beat_seconds
         if self.taken or (silent and self.lost):
             raise StoreError(f"{self._store.url}: another process has taken over this workdir")
 
@@ -157,8 +159,9 @@ class ObjectLock:
                 found = self._read(self._quick)
                 self.taken = found is None or found.get("token") != self._mine["token"]
                 if not self.taken:
+                    asked = time.monotonic()  # who watches may see the put long before its answer
                     self._quick.write(LOCK, encode({**self._mine, "heartbeat": time.time()}))
-                    self._confirmed = time.monotonic()
+                    self._confirmed = asked
 
     def _read(self, store: Store | None = None) -> dict[str, Any] | None:
         """What the lock says; {} where it is unreadable, None where there is none."""

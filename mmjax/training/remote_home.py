@@ -43,8 +43,9 @@ class RemoteHome:
         self.name = name.rstrip("/")
         self._store = Store(self.name)
         self._staging, self._held = _stage()
-        self.folder = self._staging / (posixpath.basename(self.name) or "run")
-        self.folder.mkdir()
+        # In a folder of its own: the last part of an address may be named as those beside it are.
+        self.folder = self._staging / "run" / posixpath.basename(self.name)
+        self.folder.mkdir(parents=True)
         self._mirror = Mirror(self._store, self.folder)
         self._steps = Store(f"{self.name}/{CHECKPOINTS}")
         self._shelf = RemoteShelf(
@@ -116,10 +117,9 @@ class RemoteHome:
         """Brings the small files and the metrics to process 0.
 
         Raises:
-          StoreError: the store cannot be reached.
+          ValueError: the store cannot be reached; on all processes.
         """
-        if hosts.is_main():
-            self._mirror.pull()
+        workdir.together(self._mirror.pull)
 
     def share(self, name: str) -> None:
         """Gives the other processes process 0's file, past the store."""
@@ -147,7 +147,8 @@ class RemoteHome:
         self._mirror.close()
         try:
             if write and hosts.is_main():
-                self._mirror.push(large=True)
+                held = self._store.guard is not None  # else a run may be writing beside this
+                self._mirror.push(large=True, metrics=held)
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
             os.close(self._held)
@@ -163,7 +164,7 @@ class RemoteHome:
         return Found(
             name=self.name,
             own=tuple(name for name in OWN if name in tops),
-            config=self._store.read(CONFIG) if CONFIG in tops else None,
+            config=lambda: self._store.read(CONFIG) if CONFIG in tops else None,
             steps=self.begun(),
         )
 

@@ -19,7 +19,7 @@ import jax
 from mmjax.training import manifest, orbax_arrays
 from mmjax.training.manifest import MANIFEST, Damaged, Manifest
 from mmjax.training.shelf import STATE
-from mmjax.training.store import Store, StoreError
+from mmjax.training.store import Store, StoreError, is_below
 
 _JOINED = "manifest.ocdbt"  # in a state, once the processes' parts are joined
 _FETCHES = 2  # of a step whose bytes differ, before it is called damaged
@@ -149,6 +149,9 @@ class RemoteShelf:
         local = self._local(step)
         shutil.rmtree(local, ignore_errors=True)
         files = self.read(step).files
+        for name in files:
+            if not is_below(name):
+                raise Damaged(f"{self._store.url}/{step}/{MANIFEST} names {name!r}, no file of it")
 
         def bring(name: str) -> None:
             try:

@@ -150,6 +150,11 @@ def failure(part: Part, step: int, error: Exception) -> SaveFailed:
     """What to say of a save that failed, after its leftovers are removed by process 0."""
     if hosts.is_main():
         part.discard()
+    return failed(step, error)
+
+
+def failed(step: int, error: Exception) -> SaveFailed:
+    """What to say of a save that failed."""
     return SaveFailed(step, f"checkpoint {step} could not be saved: {_line(error)}")
 
 

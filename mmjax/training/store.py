@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
-from mmjax.data.sources.addresses import open_store
+from mmjax.data.sources.addresses import error_line, open_store
 
-__all__ = ["Store", "StoreError"]
+__all__ = ["Store", "StoreError", "is_below"]
 
 TRIES = 5
 FIRST_WAIT = 1.0  # seconds before the second try, doubled for each further one
@@ -28,6 +28,14 @@ _MOVERS = 8  # objects on their way at a time
 _FINAL = (PermissionError, NotImplementedError)  # what trying again does not mend
 
 _Result = TypeVar("_Result")
+
+
+def is_below(name: str) -> bool:
+    """Whether a file of an object's name lies below the folder it is brought to: '..' is no name.
+
+    What a store or a foreign checkpoint says is written to this host's disk under its name.
+    """
+    return not any(part in ("", ".", "..") for part in name.split("/"))
 
 
 class StoreError(OSError):
@@ -168,12 +176,15 @@ class Store:
         return {
             name.removeprefix(start): int(entry["size"])
             for name, entry in sorted(found.items())
-            if name.startswith(start) and entry.get("type") != "directory"
+            if name.startswith(f"{start}{prefix}") and entry.get("type") != "directory"
         }
 
     @staticmethod
     def each(act: Callable[[Any], Any], things: Iterable[Any]) -> list[Any]:
         """Does one thing for several objects at a time; the answers, in order."""
+        things = list(things)
+        if len(things) < 2:  # no pool, which an interpreter that ends begins no more
+            return [act(thing) for thing in things]
         with concurrent.futures.ThreadPoolExecutor(_MOVERS) as pool:
             return list(pool.map(act, things))
 
@@ -181,22 +192,25 @@ class Store:
         return f"{self._root}/{name}"
 
     def _change(self, name: str, act: Callable[[], _Result]) -> _Result:
-        if self.guard is not None:
-            self.guard()
+        def guarded() -> _Result:
+            if self.guard is not None:  # before each try: those before it may have taken minutes
+                self.guard()
+            return act()
+
         try:
-            return self._again(name, act)
+            return self._again(name, guarded)
         except FileNotFoundError as error:  # a bucket that is not there, or what was to be copied
-            raise StoreError(f"{self.url}/{name}: {_line(error)}") from error
+            raise StoreError(f"{self.url}/{name}: {error_line(error)}") from error
 
     def _again(self, name: str, act: Callable[[], _Result]) -> _Result:
         url, wait = f"{self.url}/{name}".rstrip("/"), FIRST_WAIT
         for attempt in range(1, self._tries + 1):
             try:
                 return act()
-            except (FileNotFoundError, FileExistsError):
+            except (FileNotFoundError, FileExistsError, StoreError):  # the last by the guard
                 raise
             except Exception as error:  # each store has its own kinds
-                line = _line(error)
+                line = error_line(error)
                 if isinstance(error, _FINAL) or attempt == self._tries:
                     times = f", {attempt} times tried" if attempt > 1 else ""
                     raise StoreError(f"{url}{times}: {line}") from error
@@ -207,7 +221,3 @@ class Store:
             time.sleep(wait)
             wait *= 2
         raise AssertionError("unreachable")
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

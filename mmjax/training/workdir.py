@@ -86,13 +86,14 @@ class Found:
     Attributes:
       name: folder or address, for people.
       own: the names of `OWN` that are there.
-      config: the content of config.json; None where there is none.
+      config: reads config.json; None where there is none. Not asked where a run is overwritten,
+        so that one that cannot be read may be.
       steps: whether anything is named as a checkpoint is.
     """
 
     name: str
     own: tuple[str, ...]
-    config: bytes | None
+    config: Callable[[], bytes | None]
     steps: bool
 
 
@@ -227,7 +228,7 @@ def _look(folder: pathlib.Path) -> Found:
     return Found(
         name=str(folder),
         own=tuple(name for name in OWN if (folder / name).exists()),
-        config=path.read_bytes() if path.exists() else None,
+        config=lambda: path.read_bytes() if path.exists() else None,
         steps=bool(manifest.numbered(folder / CHECKPOINTS)),
     )
 
@@ -235,7 +236,8 @@ def _look(folder: pathlib.Path) -> Found:
 def _decide(found: Found, config: str, resume: bool, overwrite: bool) -> dict[str, Any]:
     if overwrite:
         return {"action": "overwrite" if found.own else "start", "changes": []}
-    if found.config is None:
+    saved = found.config()
+    if saved is None:
         if not found.steps:
             return {"action": "start", "changes": []}
         if resume:
@@ -245,7 +247,7 @@ def _decide(found: Found, config: str, resume: bool, overwrite: bool) -> dict[st
             "--overwrite to start anew, or another --workdir."
         )
     try:
-        changes = compare_config(found.config.decode(), config)
+        changes = compare_config(saved.decode(), config)
     except ValueError as error:
         if resume:
             return {"action": "resume", "changes": [f"{CONFIG}: unreadable → rewritten"]}

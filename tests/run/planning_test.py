@@ -8,9 +8,11 @@ import pytest
 
 from mmjax.config import ConfigError, override
 from mmjax.parallel.plan import _said
+from mmjax.run import searching
 from mmjax.run.config_file import load
 from mmjax.run.flags import parse_train
 from mmjax.run.options import COMPILES
+from mmjax.run.plan_text import plan_text
 from mmjax.run.planning import plan
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -104,6 +106,20 @@ def test_a_search_says_what_it_needs_before_it_looks():
         parse_train([given, "--search", "--workdir=here"])
     assert parse_train([given, "--plan=v5e:4x4", "--search"])[2].search == COMPILES
     assert parse_train([given, "--plan=v5e:4x4", "--search=3"])[2].search == 3
+
+
+def test_of_a_config_that_cannot_run_a_search_says_why(monkeypatch):
+    monkeypatch.setattr(searching, "usable_bytes", lambda topology: 1 << 34)
+    with pytest.raises(ConfigError, match="num_heads=7 does not divide dim"):
+        plan(config(model__image__num_heads=7), "cpu:8", compiles=1)
+    with pytest.raises(ConfigError, match="batch_size=7 is no multiple of 8"):
+        plan(config(batch_size=7), "cpu:8", compiles=1)
+
+
+def test_a_refusal_without_numbers_is_told_as_it_is(planned):
+    unknown = {**planned["bytes"], "peak": 0, "usable": None}
+    said = plan_text({**planned, "fits": False, "error": "RESOURCE_EXHAUSTED", "bytes": unknown})
+    assert "NO\n  RESOURCE_EXHAUSTED\n" in said
 
 
 def test_a_file_for_the_numbers_needs_its_folder(tmp_path):

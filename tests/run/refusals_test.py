@@ -1,6 +1,7 @@
 """What is refused late leaves a run as it was; odd held-out data ends no evaluation."""
 
 import json
+import os
 import pathlib
 
 import jax
@@ -44,6 +45,17 @@ def test_a_refused_resume_leaves_the_config_and_the_first_command_goes_on(tmp_pa
     train(changed("features"), str(tmp_path), Options())
     train(other, str(tmp_path), Options(resume=True, restart_data=True))
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 5
+
+
+def test_letters_that_the_locale_does_not_know_are_seen_above_the_workdir_too(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / os.fsdecode(b"l\xe4uft")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match="Set PYTHONUTF8=1"):
+        train(changed("features"), "run")
+    assert not list(folder.iterdir())
 
 
 def test_an_overwriting_run_that_is_refused_late_leaves_the_old_one(tmp_path):

@@ -13,6 +13,7 @@ from mmjax.run.config_file import load
 from mmjax.run.evaluation import evaluate
 from mmjax.run.options import Options
 from mmjax.run.training import train
+from mmjax.training.home import open_home
 from mmjax.training.loop import Failed
 from mmjax.training.store import Store
 
@@ -37,7 +38,7 @@ def here(trainer, tmp_path, monkeypatch):
     monkeypatch.setenv("MMJAX_CACHE", str(trainer.cache))
     yield tmp_path / "here"
     assert not list((tmp_path / "here").iterdir())
-    assert not list((trainer.cache / "workdirs").iterdir())
+    assert not list((trainer.cache / "workdirs").glob("*"))
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,14 @@ def test_a_run_in_memory_is_trained_evaluated_and_gone_on_with(here, capsys):
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3]
 
 
+def test_the_last_part_of_an_address_may_be_named_as_a_runs_own_folders_are(here):
+    url = "memory://named/checkpoints"
+    train(changed(), url)
+    there = Store(url).sizes()
+    assert "evaluations/2/retrieval.json" in there
+    assert any(name.startswith("tensorboard/") for name in there)
+
+
 def test_an_overwriting_run_that_is_refused_late_leaves_the_old_one(here):
     url = "memory://overwritten/run"
     train(changed(), url)
@@ -139,6 +148,18 @@ def test_what_is_missing_is_said_in_a_line_and_makes_no_folder(tmp_path, monkeyp
             "gs://bucket/run: gs:// needs one more package: pip install 'mmjax[gcs]'."
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("half", ["gs:/bucket/run", "gs://", " gs://bucket/run"])
+def test_half_an_address_is_no_folder(half, here):
+    for act in (lambda url: train(changed(), url), evaluate):
+        with pytest.raises(ConfigError, match=r"^--workdir='.*': an address is written as gs://b"):
+            act(half)
+
+
+@pytest.mark.parametrize("name", ["run:1", "./gs:/run", "gs"])
+def test_a_folder_may_have_a_colon_in_its_name(name, here):
+    assert open_home(name).folder == (here / name)
 
 
 def test_an_address_without_a_run_has_nothing_to_evaluate(here):

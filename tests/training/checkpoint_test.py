@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mmjax.training import manifest, orbax_arrays
-from mmjax.training.checkpoint import Checkpoints, Saved, SaveFailed, restore_params
+from mmjax.training.checkpoint import Checkpoints, Saved, SaveFailed, SetAside, restore_params
 from mmjax.training.optimizers.adafactor import Adafactor
 from mmjax.training.optimizers.lamb import LAMB
 from mmjax.training.optimizers.muon import Muon
@@ -164,6 +164,47 @@ def test_a_step_that_is_there_is_not_saved_again(tmp_path: pathlib.Path) -> None
     checkpoints.wait()
     assert checkpoints.poll() == []
     assert same(checkpoints.restore(1, like(small(1))), small(1))
+
+
+def test_a_damaged_step_that_cannot_be_renamed_is_not_taken_for_the_new_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(Checkpoints(tmp_path), 1)
+    save(Checkpoints(tmp_path), 2)
+    (tmp_path / "2" / "config.json").write_text("{ }")
+    checkpoints = Checkpoints(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "set_aside", lambda folder: folder.rename("/dev/null/there"))
+        assert checkpoints.latest() == 1
+        assert "it cannot be renamed" in checkpoints.poll()[0].message
+        assert not checkpoints.save(2, small(2))
+        (event,) = checkpoints.poll()
+        assert isinstance(event, SaveFailed)
+        assert event.message.startswith("checkpoint 2 could not be saved: ")
+        assert checkpoints.steps() == [1]
+        assert (tmp_path / "2" / "manifest.json").exists()  # nor is it deleted
+    assert checkpoints.save(2, small(2))
+    checkpoints.wait()
+    assert [type(event) for event in checkpoints.poll()] == [SetAside, Saved]
+    assert Checkpoints(tmp_path).latest() == 2
+    assert (tmp_path / "damaged-2-1").is_dir()
+
+
+def test_a_step_that_could_not_be_looked_for_is_not_discarded(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1)
+    with monkeypatch.context() as patch:
+
+        def refuse(parent: pathlib.Path) -> list[int]:
+            raise OSError("no answer")
+
+        patch.setattr(manifest, "steps", refuse)
+        assert not checkpoints.save(1, small(1))
+    (event,) = checkpoints.poll()
+    assert event.message == "checkpoint 1 could not be saved: no answer"
+    assert checkpoints.latest() == 1
 
 
 def test_the_newest_and_the_best_stay(tmp_path: pathlib.Path) -> None:

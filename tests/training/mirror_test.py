@@ -9,6 +9,7 @@ import pytest
 from mmjax.training import mirror as mirrors
 from mmjax.training.logging import MetricLog
 from mmjax.training.mirror import Mirror
+from mmjax.training.remote_home import RemoteHome
 from mmjax.training.store import Store, StoreError
 
 URL = "bucket://store/run"
@@ -69,6 +70,47 @@ def test_another_host_goes_on_and_lost_steps_go_from_the_parts(
         log.write(9, "train", {"loss": 0.5})
         again.push()
     assert [json.loads(line)["step"] for line in stored().splitlines()] == list(range(1, 10))
+
+
+def test_what_is_brought_stays_below_the_folder(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror, _ = pair
+    Store(URL).write("evaluations/2/retrieval.json", b"1")
+    sizes = Store(URL).sizes()
+    foreign = {"evaluations/../../elsewhere": 1, "evaluations/": 0}
+    monkeypatch.setattr(Store, "sizes", lambda self, prefix="": {**sizes, **foreign})
+    monkeypatch.setattr(Store, "download", lambda self, name, path: made.append(name))
+    monkeypatch.setattr(mirrors, "_stamp", lambda path: (0, 0))
+    made: list[str] = []
+    mirror.pull()
+    assert made == ["evaluations/2/retrieval.json"]
+
+
+def test_metrics_that_were_put_before_they_are_mended_are_put_anew(pair: Any) -> None:
+    mirror, folder = pair
+    with MetricLog(folder, tensorboard=False) as log:
+        for step in range(1, 31):
+            log.write(step, "train", {"loss": 1.0 / step})
+    mirror.push()
+    with MetricLog(folder, resumed_step=8, tensorboard=False) as log:
+        mirror.push()
+        assert stored() == (folder / "metrics.jsonl").read_bytes()
+        log.write(9, "train", {"loss": 0.5})
+        mirror.push()
+    assert stored() == (folder / "metrics.jsonl").read_bytes()
+
+
+def test_who_only_reads_puts_no_metrics(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, read = Store(URL), Store.read
+    names = [mirrors.part_name(number) for number in (1, 2)]
+    for name in names:
+        store.write(name, b'{"step": 1}\n')
+    home = RemoteHome(URL)
+    with monkeypatch.context() as patch:  # the run is putting the second one anew just then
+        patch.setattr(Store, "read", lambda s, name: None if name == names[1] else read(s, name))
+        home.look()
+    (home.folder / "report.html").write_text("1")
+    home.close()
+    assert set(store.sizes()) == {*names, "report.html"}
 
 
 def test_what_has_changed_is_put_and_nothing_foreign(pair: Any, bucket: Any) -> None:

@@ -2,7 +2,10 @@
 
 import json
 import os
+import pathlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -114,6 +117,34 @@ def test_who_could_not_renew_it_looks_before_it_writes(
     with pytest.raises(StoreError, match="taken over"):
         lock.guard()
     lock.release()
+
+
+def test_who_could_not_renew_it_looks_before_others_give_it_up(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = ObjectLock(URL, stale_seconds=1e4)
+    lock.acquire()
+    Store(URL).write("lock.json", elsewhere())
+    now = time.monotonic
+    # One whose clock is ahead sees an old heartbeat, and watches it for 2.5 / 6 of that time.
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 4.1e3)
+    with pytest.raises(StoreError, match="taken over"):
+        lock.guard()
+    lock.release()
+
+
+def test_a_process_that_ends_with_the_lock_gives_it_back(bucket: Any) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(pathlib.Path(bucket.__file__).parent)!r})\n"
+        "import bucket\n"
+        "from mmjax.training.object_lock import ObjectLock\n"
+        f"ObjectLock({URL!r}).acquire()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert Store(URL).sizes() == {}
 
 
 def test_of_two_who_put_it_the_last_has_it(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmjax.training import manifest
 from mmjax.training.checkpoint import Checkpoints, Saved, SaveFailed, SetAside, restore_params
 from mmjax.training.home import local_source
 from mmjax.training.remote_shelf import RemoteShelf
@@ -102,6 +103,24 @@ def test_a_damaged_step_is_set_aside_and_the_one_before_taken(
     assert (folder.with_name("damaged-2-1") / "manifest.json").exists()
     save(checkpoints, 2)
     assert_restored(tmp_path / "c", 2)
+
+
+def test_a_foreign_step_writes_nowhere_but_where_it_is_brought(
+    bucket: Any, tmp_path: pathlib.Path
+) -> None:
+    save(opened(tmp_path / "a"), 1, 2)
+    folder = bucket.root() / "store/run/checkpoints"
+    made = manifest.read(folder / "2")
+    for name in ("config.json", "../../elsewhere"):
+        (folder / "2" / name).write_bytes(b"2")
+    files = {**made.files, "../../elsewhere": made.files["config.json"]}
+    (folder / "2/manifest.json").write_bytes(manifest.encode(manifest.make(2, {}, files)))
+    checkpoints = opened(tmp_path / "b")
+    assert checkpoints.latest() == 1
+    assert (
+        "/2/manifest.json names '../../elsewhere', no file of it" in checkpoints.poll()[0].message
+    )
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_what_has_no_manifest_is_no_step_and_is_swept(bucket: Any, tmp_path: pathlib.Path) -> None:

@@ -75,6 +75,35 @@ def test_a_guard_stops_every_change(bucket: Any, tmp_path: pathlib.Path) -> None
     assert store.sizes() == {"a": 1}
 
 
+def test_a_guard_is_asked_before_each_try(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "FIRST_WAIT", 0.01)
+    asked: list[int] = []
+
+    def lost_meanwhile() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise StoreError("not ours any more")
+
+    store = Store("bucket://store", guard=lost_meanwhile)
+    bucket.failing(a={"fail": 1})
+    with pytest.raises(StoreError, match=r"^not ours any more"):
+        store.write("a", b"1")
+    assert store.sizes() == {}
+
+
+def test_a_listing_that_tells_too_much_names_no_other_step(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store("bucket://store")
+    for name in ("5/a", "50/a"):
+        store.write(name, b"1")
+    find = bucket.Bucket.find
+    monkeypatch.setattr(  # by the letters alone, as stores do
+        bucket.Bucket, "find", lambda self, path, **more: find(self, "store", **more)
+    )
+    assert store.sizes("5/") == {"5/a": 1}
+
+
 def test_a_chain_and_an_unknown_protocol_are_refused() -> None:
     with pytest.raises(ValueError, match="chained addresses"):
         Store("simplecache::memory://x")

@@ -153,6 +153,15 @@ def test_checkpoints_without_a_readable_config_are_refused(tmp_path: pathlib.Pat
     assert decide(tmp_path, ONE, overwrite=True).action == "overwrite"
 
 
+def test_a_config_that_cannot_be_read_can_be_overwritten(tmp_path: pathlib.Path) -> None:
+    run(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ValueError, match=r"config\.json"):
+        decide(tmp_path, ONE)
+    assert decide(tmp_path, ONE, overwrite=True).action == "overwrite"
+
+
 def test_both_flags_and_a_file_as_workdir_are_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="one of the two"):
         decide(tmp_path, ONE, resume=True, overwrite=True)

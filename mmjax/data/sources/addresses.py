@@ -13,6 +13,7 @@ from mmjax.data.sources.fetching import FetchError
 
 __all__ = [
     "FarFile",
+    "error_line",
     "find",
     "list_folder",
     "look",
@@ -86,7 +87,7 @@ def open_store(url: str) -> tuple[Any, str]:
             "path."
         ) from None
     except Exception as error:  # credentials, network: each store has its own kinds
-        raise FetchError(f"{url}: the store cannot be reached: {_line(error)}") from error
+        raise FetchError(f"{url}: the store cannot be reached: {error_line(error)}") from error
 
 
 def find(urls: tuple[str, ...], leave_out: tuple[str, ...] = ()) -> list[FarFile]:
@@ -143,7 +144,7 @@ def look(url: str) -> FarFile:
     except FileNotFoundError:
         raise FileNotFoundError(f"{url} is not there.") from None
     except Exception as error:
-        raise FetchError(f"{url}: {_line(error)}") from error
+        raise FetchError(f"{url}: {error_line(error)}") from error
 
 
 def read_small(url: str, most: int) -> bytes | None:
@@ -159,7 +160,7 @@ def read_small(url: str, most: int) -> bytes | None:
     except FileNotFoundError:
         return None
     except Exception as error:
-        raise FetchError(f"{url}: {_line(error)}") from error
+        raise FetchError(f"{url}: {error_line(error)}") from error
 
 
 def _try_look(url: str) -> FarFile | None:
@@ -182,7 +183,7 @@ def list_folder(url: str) -> dict[str, FarFile]:
     except (FileNotFoundError, NotImplementedError, NotADirectoryError):
         return {}
     except Exception as error:
-        raise FetchError(f"{url}: {_line(error)}") from error
+        raise FetchError(f"{url}: {error_line(error)}") from error
     files = (
         _far(f"{url}/{posixpath.basename(entry['name'])}", entry)
         for entry in entries
@@ -198,7 +199,7 @@ def _glob(fs: Any, path: str, pattern: str) -> list[FarFile]:
     except FileNotFoundError:
         return []
     except Exception as error:
-        raise FetchError(f"{pattern}: {_line(error)}") from error
+        raise FetchError(f"{pattern}: {error_line(error)}") from error
     fixed = posixpath.dirname(re.split(r"[*?\[]", pattern, maxsplit=1)[0])
     prefix = posixpath.dirname(re.split(r"[*?\[]", path, maxsplit=1)[0])
     files = []
@@ -221,5 +222,6 @@ def _far(url: str, info: dict[str, Any]) -> FarFile:
     return FarFile(url, int(info["size"]), version, info.get("md5Hash") or "")
 
 
-def _line(error: Exception) -> str:
+def error_line(error: Exception) -> str:
+    """What a store's own exception says, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
