@@ -253,8 +253,7 @@ class RemotePart:
                     f"{self._store.url}/{self._step}/{name}: {size:,} bytes were put, and the "
                     f"store has {found:,}"
                 )
-        with contextlib.suppress(OSError):  # it is tried again, and said, where it belongs
-            self._before_commit()
+        self._before_commit()  # tokenizer and metrics: a step counts only with what it goes on from
         self._store.write(f"{self._step}/{MANIFEST}", manifest.encode(made))  # the commit
         shutil.rmtree(self.folder, ignore_errors=True)
         return made
