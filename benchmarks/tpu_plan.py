@@ -16,10 +16,12 @@ tower in bfloat16 and the text tower in float32, Adam with its first moment in b
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,7 +94,8 @@ def prepared(row: Row, rows_a_chip: int = 0) -> tuple[Any, Any, Any]:
 
 def made(row: Row, rows_a_chip: int = 0) -> dict[str, Any]:
     """The numbers of a row's plan."""
-    return numbers(*prepared(row, rows_a_chip))
+    with contextlib.redirect_stdout(sys.stderr):  # what is said; the lines are for programs
+        return numbers(*prepared(row, rows_a_chip))
 
 
 def measure(name: str, row: Row) -> dict[str, Any]:
