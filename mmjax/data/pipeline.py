@@ -10,18 +10,21 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import grain
 import numpy as np
 
 from mmjax.data import workers
-from mmjax.data.rows import InOrder, Rows, Shapes
+from mmjax.data.rows import InOrder, Rows, Shapes, finished
 from mmjax.data.sources.base import CAUSES, BadSample
+from mmjax.data.transforms.decode import PendingImage
 from mmjax.typing import Batch
 
 _SMALL_BYTES = 4096  # of a word of a batch: cheaper in a message than in shared memory
 _PROBES = 256  # samples tried at the start to learn what a row holds
+_TOGETHER = 16  # rows that are drawn before their pictures are made
 _COMPARED = 8  # usable ones of them that are compared
 
 
@@ -106,32 +109,55 @@ class BatchMaker:
         batch["valid"] = np.zeros(size, bool)
         batch["bad_samples"] = np.zeros((size, len(CAUSES)), np.int32)
         indices = (number * self.batch_size + self.numbers.astype(np.int64)).tolist()
+        together = min(_TOGETHER, -(-size // self.threads))
+        parts = [range(row, min(row + together, size)) for row in range(0, size, together)]
         if self.threads == 1:
-            for row, index in enumerate(indices):
-                self._fill(batch, row, index)
+            for part in parts:
+                self._fill(batch, part, indices)
         else:
             with self._lock:
                 if self._pool is None:
                     self._pool = concurrent.futures.ThreadPoolExecutor(self.threads, "mmjax-decode")
-            list(self._pool.map(lambda row: self._fill(batch, row, indices[row]), range(size)))
+            list(self._pool.map(lambda part: self._fill(batch, part, indices), parts))
         return batch
 
-    def _fill(self, batch: Batch, row: int, index: int) -> None:
-        order, made = self.rows.order, None
-        if not isinstance(order, InOrder) or index < len(order):  # else filling of the last batch
-            made, batch["bad_samples"][row] = self.rows.load(index, self.shapes)
-        if made is None:
-            for word in self.shapes:
-                batch[word][row] = 0
-            return
-        if made.keys() != self.shapes.keys():
+    def _fill(self, batch: Batch, part: range, indices: list[int]) -> None:
+        """Draws some rows, then makes their pictures where they lie."""
+        order, pending = self.rows.order, []
+        for row in part:
+            index, made = indices[row], None
+            if not isinstance(order, InOrder) or index < len(order):  # else filling of the last one
+                made, batch["bad_samples"][row], attempt = self.rows.draw(index, self.shapes)
+            if made is not None and isinstance(made.get("image"), PendingImage):
+                pending.append((row, made.pop("image"), attempt))
+                self._put(batch, row, made, {"image"})
+            else:
+                self._put(batch, row, made)
+        for row, picture, attempt in pending:
+            try:
+                picture.render(batch["image"][row])
+            except BadSample as problem:
+                made, bad = self.rows.load(indices[row], self.shapes, attempt + 1)
+                bad[CAUSES.index(problem.cause)] += 1
+                batch["bad_samples"][row] += bad
+                self._put(batch, row, made)
+
+    def _put(
+        self,
+        batch: Batch,
+        row: int,
+        made: dict[str, Any] | None,
+        later: AbstractSet[str] = frozenset(),
+    ) -> None:
+        """Writes a row, or zeros where no sample could be used."""
+        if made is not None and made.keys() | later != self.shapes.keys():
             raise ValueError(
-                f"sample {made['sample_id']} gives {sorted(made)}, the first one gave "
-                f"{sorted(self.shapes)}. All samples of a stream need the same fields."
+                f"sample {made['sample_id']} gives {sorted(made.keys() | later)}, the first one "
+                f"gave {sorted(self.shapes)}. All samples of a stream need the same fields."
             )
-        for word, value in made.items():
-            batch[word][row] = value
-        batch["valid"][row] = True
+        batch["valid"][row] = made is not None
+        for word in self.shapes if made is None else made:
+            batch[word][row] = 0 if made is None else made[word]
 
 
 def _row_shapes(rows: Rows) -> Shapes:
@@ -146,7 +172,7 @@ def _row_shapes(rows: Rows) -> Shapes:
         problem, seen = "", []
         for position in range(min(len(dataset.source), _PROBES)):
             try:
-                row = rows._row(dataset, number, position, index=0, attempt=0)
+                row = finished(rows._row(dataset, number, position, index=0, attempt=0))
             except BadSample as error:
                 problem = problem or str(error)
                 continue

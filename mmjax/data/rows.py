@@ -8,6 +8,7 @@ import numpy as np
 from mmjax.data.dataset import Dataset
 from mmjax.data.mixture import Order
 from mmjax.data.sources.base import CAUSES, BadSample, Source
+from mmjax.data.transforms.decode import PendingImage
 
 ATTEMPTS = 8  # replacements for one row before it stays empty
 _WORDS = ("image", "token_ids", "text_mask", "label", "image_features", "text_features")
@@ -58,7 +59,7 @@ class Rows:
         self._key = mix_bits(seed, *stream.encode())
 
     def load(
-        self, index: int, shapes: Shapes | None = None
+        self, index: int, shapes: Shapes | None = None, first: int = 0
     ) -> tuple[dict[str, Any] | None, np.ndarray]:
         """The row at an index, or None where no sample could be used; and counts by cause.
 
@@ -66,9 +67,29 @@ class Rows:
           index: 0 or more.
           shapes: shape and type of each word; a sample of another shape cannot be used ('format').
             None takes any.
+          first: attempts that were made and failed.
 
         Returns:
           Words of a Batch without the batch axis; how many samples were thrown away, by cause.
+        """
+        bad = np.zeros(len(CAUSES), np.int32)
+        while True:
+            row, more, attempt = self.draw(index, shapes, first)
+            bad += more
+            if row is None:
+                return None, bad
+            try:
+                return finished(row), bad
+            except BadSample as problem:
+                bad[CAUSES.index(problem.cause)] += 1
+                first = attempt + 1
+
+    def draw(
+        self, index: int, shapes: Shapes | None = None, first: int = 0
+    ) -> tuple[dict[str, Any] | None, np.ndarray, int]:
+        """As `load`, with a picture that may be pending; and the number of the attempt.
+
+        Where the picture then cannot be made, `load` with `first` one higher goes on.
         """
         bad = np.zeros(len(CAUSES), np.int32)
         number, position = self.order(index)
@@ -76,17 +97,17 @@ class Rows:
         lane, near = self.order.near(index)
         if near:
             dataset.source.expect(lane, near)
-        for attempt in range(ATTEMPTS + 1 if self.replace else 1):
+        for attempt in range(first, ATTEMPTS + 1 if self.replace else 1):
             if attempt:
                 bits = mix_bits(self._key, index, attempt)
                 position = _substitute(dataset.source, near, bits)
             try:
                 row = self._row(dataset, number, position, index, attempt)
                 _check_shapes(row, shapes or {})
-                return row, bad
+                return row, bad, attempt
             except BadSample as problem:
                 bad[CAUSES.index(problem.cause)] += 1
-        return None, bad
+        return None, bad, ATTEMPTS
 
     def _row(
         self, dataset: Dataset, number: int, position: int, index: int, attempt: int
@@ -106,6 +127,17 @@ class Rows:
         if "group" in sample:
             row["group"] = text_identity(str(sample["group"]))
         return row
+
+
+def finished(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its picture made, where that was pending.
+
+    Raises:
+      BadSample: it cannot be decoded.
+    """
+    if isinstance(row.get("image"), PendingImage):
+        row["image"] = row["image"].render()
+    return row
 
 
 def _substitute(source: Source, near: tuple[int, ...], bits: int) -> int:

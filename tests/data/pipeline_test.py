@@ -11,6 +11,7 @@ import simplejpeg
 from PIL import Image
 
 from mmjax.data.dataset import Dataset, Mixture, members_of
+from mmjax.data.fields import Fields
 from mmjax.data.mixture import Order
 from mmjax.data.pipeline import BatchMaker, Reading, batches
 from mmjax.data.rows import ATTEMPTS, evaluation_rows, mix_bits, text_identity, training_rows
@@ -18,7 +19,7 @@ from mmjax.data.sources.base import CAUSES, BadSample, Source
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.transforms.captions import PickCaption
 from mmjax.data.transforms.decode import pixels
-from mmjax.data.transforms.image import RandomResizedCrop
+from mmjax.data.transforms.image import RandomFlip, RandomResizedCrop
 from mmjax.data.transforms.text import Tokenize
 
 
@@ -233,6 +234,38 @@ def test_an_unusable_sample_is_replaced_counted_and_named_by_what_stands_there()
         position = batch["sample_id"][row, 1]
         assert np.isin(batch["image"][row, 0, 0, 0], position + np.arange(5))
     same(batch, maker(data, batch_size=20)(0))
+
+
+class Jpegs(Numbers):
+    """The same as files; the bad ones have a header and half of their data."""
+
+    def __getitem__(self, position):
+        noise = np.random.default_rng(position).integers(0, 256, (24, 32, 3), np.uint8)
+        data = simplejpeg.encode_jpeg(noise)
+        return {"jpg": data[: len(data) // 2] if position in self.bad else data, "txt": "a dog"}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("training", [True, False])
+def test_pictures_that_are_made_in_the_batch_are_those_of_single_rows(threads, training):
+    transforms = (RandomResizedCrop(16), RandomFlip())
+    data = Dataset(
+        source=Jpegs(40, bad=frozenset({3, 11})),
+        fields=Fields(caption_from=""),
+        transforms=transforms,
+    )
+    rows = training_rows((data,), 0, "main") if training else evaluation_rows((data,), 0)
+    batch = BatchMaker(rows, 40, 0, 1, threads)(0)
+    assert batch["bad_samples"][:, CAUSES.index("decode")].sum() == batch["bad_samples"].sum() >= 2
+    assert batch["valid"].sum() == (40 if training else 38)
+    for number in range(40):
+        row, bad = rows.load(number)
+        np.testing.assert_array_equal(batch["bad_samples"][number], bad)
+        if row is None:
+            assert not batch["image"][number].any()
+            assert not batch["sample_id"][number].any()
+        else:
+            same(row, {word: batch[word][number] for word in row})
 
 
 @dataclasses.dataclass(frozen=True)

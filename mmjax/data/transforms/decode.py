@@ -1,5 +1,6 @@
 """Encoded pictures: their size from the header, their pixels only when asked."""
 
+import abc
 import dataclasses
 import functools
 import io
@@ -13,7 +14,7 @@ from PIL import Image
 from mmjax.data.sources.base import BadSample
 from mmjax.data.transforms.header import MAX_PIXELS, MAX_SIDE, Header, read_header
 
-__all__ = ["DENOMINATORS", "EncodedImage", "pixels"]
+__all__ = ["DENOMINATORS", "EncodedImage", "PendingImage", "pixels"]
 
 DENOMINATORS = (8, 4, 2)  # libjpeg-turbo's odd eighths take longer than a full decode
 MAX_SCRATCH_BYTES = 16 * 2**20
@@ -172,14 +173,44 @@ class EncodedImage:
             return _on_background(picture, self.background)
 
 
-def pixels(image: EncodedImage | np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
-    """A sample's picture as uint8 RGB, decoded whole if it still is encoded.
+class PendingImage(abc.ABC):
+    """A picture that is settled but not made yet: its pixels come when somebody asks for them.
+
+    So the rows of a batch are drawn one after another, and then their pictures are made one after
+    another, straight into the batch: between two decodings the interpreter's own code has left
+    the processor's cache, and a row drawn between them takes nearly twice as long.
+
+    Attributes:
+      shape: (height, width, 3) of the pixels.
+    """
+
+    shape: tuple[int, int, int]
+
+    @abc.abstractmethod
+    def render(
+        self, out: UInt8[np.ndarray, "height width 3"] | None = None
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """The pixels, in `out` where it is given.
+
+        Raises:
+          BadSample: the picture cannot be decoded.
+        """
+
+    @abc.abstractmethod
+    def mirrored(self) -> "PendingImage":
+        """The picture with left and right exchanged."""
+
+
+def pixels(image: EncodedImage | PendingImage | np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
+    """A sample's picture as uint8 RGB, decoded whole if it still is encoded, made if pending.
 
     Raises:
       BadSample: it cannot be decoded, or is an array of another type or shape.
     """
     if isinstance(image, EncodedImage):
         return image.decode()
+    if isinstance(image, PendingImage):
+        return image.render()
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise BadSample(
             "format", f"a picture is uint8 [height, width, 3], got {image.dtype} {image.shape}"

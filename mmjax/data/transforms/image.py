@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from mmjax.data.transforms.decode import DENOMINATORS, EncodedImage, pixels
+from mmjax.data.transforms.decode import DENOMINATORS, EncodedImage, PendingImage, pixels
 from mmjax.data.transforms.resize import resize_fast
 
 __all__ = ["RandomFlip", "RandomResizedCrop"]
@@ -57,20 +57,18 @@ class RandomResizedCrop:
             )
 
     def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """`sample` with 'image' cut and resized; always 22 draws from `rng`.
+        """`sample` with 'image' cut and resized, or pending; always 22 draws from `rng`.
 
         Raises:
-          BadSample: the picture cannot be decoded.
+          BadSample: the picture's header is broken.
         """
         draws = rng.random(2 * ATTEMPTS + 2).tolist()
         image = sample["image"]
         if isinstance(image, EncodedImage):
-            box = self.box(*image.size, draws)
-            image, box = self._decode(image, box)
-        else:
-            image = pixels(image)
-            box = self.box(*image.shape[:2], draws)
-        top, left, height, width = box
+            sample["image"] = _Crop(image, self.box(*image.size, draws), self.size)
+            return sample
+        image = pixels(image)
+        top, left, height, width = self.box(*image.shape[:2], draws)
         sample["image"] = resize_fast(image[top : top + height, left : left + width], self.size)
         return sample
 
@@ -101,19 +99,39 @@ class RandomResizedCrop:
         part_height = max(1, min(height, round(width / self.ratio[0])))
         return (height - part_height) // 2, (width - part_width) // 2, part_height, part_width
 
-    def _decode(
-        self, image: EncodedImage, box: Box
-    ) -> tuple[UInt8[np.ndarray, "height width 3"], Box]:
+
+class _Crop(PendingImage):
+    """A part of an encoded picture, resized to size × size."""
+
+    def __init__(self, image: EncodedImage, box: Box, size: int, mirror: bool = False):
+        self.image, self.box, self.size, self.mirror = image, box, size, mirror
+        self.shape = (size, size, 3)
+
+    def render(
+        self, out: UInt8[np.ndarray, "size size 3"] | None = None
+    ) -> UInt8[np.ndarray, "size size 3"]:
+        """See `PendingImage`."""
+        image, (top, left, height, width) = self._decode()
+        part = image[top : top + height, left : left + width]
+        if not self.mirror:
+            return resize_fast(part, self.size, out)
+        return cv2.flip(resize_fast(part, self.size), 1, out)
+
+    def mirrored(self) -> "_Crop":
+        """See `PendingImage`."""
+        return _Crop(self.image, self.box, self.size, not self.mirror)
+
+    def _decode(self) -> tuple[UInt8[np.ndarray, "height width 3"], Box]:
         """The picture, decoded no larger than the part needs, and the part's place in it."""
-        top, left, height, width = box
+        top, left, height, width = self.box
         needed = min(height, width) // self.size
-        for denominator in DENOMINATORS if needed > 1 and image.reducible else ():
+        for denominator in DENOMINATORS if needed > 1 and self.image.reducible else ():
             if denominator <= needed:
                 top, bottom = round(top / denominator), round((top + height) / denominator)
                 left, right = round(left / denominator), round((left + width) / denominator)
                 box = top, left, bottom - top, right - left
-                return image.decode(denominator, scratch=True), box
-        return image.decode(scratch=True), box
+                return self.image.decode(denominator, scratch=True), box
+        return self.image.decode(scratch=True), self.box
 
 
 @functools.cache
@@ -150,7 +168,9 @@ class RandomFlip:
           BadSample: the picture still is encoded and cannot be decoded.
         """
         if rng.random() < self.probability and not self._guarded(sample):
-            sample["image"] = cv2.flip(pixels(sample["image"]), 1)
+            image = sample["image"]
+            pending = isinstance(image, PendingImage)
+            sample["image"] = image.mirrored() if pending else cv2.flip(pixels(image), 1)
         return sample
 
     def _guarded(self, sample: dict[str, Any]) -> bool:

@@ -28,7 +28,9 @@ cv2.setNumThreads(0)
 
 
 def resize_fast(
-    image: UInt8[np.ndarray, "height width 3"], size: int
+    image: UInt8[np.ndarray, "height width 3"],
+    size: int,
+    out: UInt8[np.ndarray, "size size 3"] | None = None,
 ) -> UInt8[np.ndarray, "size size 3"]:
     """The picture squashed to size × size, for training.
 
@@ -40,22 +42,25 @@ def resize_fast(
     Args:
       image: at least one pixel.
       size: side of the result, in pixels.
+      out: where the result is written; a new array where it is None. No part of `image`.
 
     Returns:
-      A new array; `image` stays as it is.
+      `out`, or the new array; `image` stays as it is.
     """
+    out = np.empty((size, size, 3), np.uint8) if out is None else out
     height, width = image.shape[:2]
     if height == width == size:
-        return image.copy()
+        out[:] = image
+        return out
     if max(height, width) >= 3 * size:
         height, width = min(height, size), min(width, size)
+        if height == width == size:
+            return cv2.resize(image, (size, size), out, interpolation=cv2.INTER_AREA)
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        if height == width:
-            return image
     if height <= size and width <= size:
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+        return cv2.resize(image, (size, size), out, interpolation=cv2.INTER_CUBIC)
     double = cv2.resize(image, (2 * size, 2 * size), interpolation=cv2.INTER_CUBIC)
-    return cv2.resize(double, (size, size), interpolation=cv2.INTER_AREA)
+    return cv2.resize(double, (size, size), out, interpolation=cv2.INTER_AREA)
 
 
 @dataclasses.dataclass(frozen=True)

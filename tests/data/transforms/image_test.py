@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mmjax.data.sources.base import BadSample
-from mmjax.data.transforms.decode import EncodedImage
+from mmjax.data.transforms.decode import EncodedImage, pixels
 from mmjax.data.transforms.image import ATTEMPTS, RandomFlip, RandomResizedCrop
 
 
@@ -33,7 +33,7 @@ def jpeg(image: np.ndarray, **options) -> bytes:
 
 
 def crop(transform: RandomResizedCrop, image: EncodedImage | np.ndarray, seed: int) -> np.ndarray:
-    return transform({"image": image}, np.random.default_rng(seed))["image"]
+    return pixels(transform({"image": image}, np.random.default_rng(seed))["image"])
 
 
 def reference_box(rng, height: int, width: int, scale, ratio) -> tuple[int, int, int, int]:
@@ -202,7 +202,7 @@ def test_source_arrays_are_not_changed_and_not_handed_on():
     ):
         source = photo(*size)
         before = source.copy()
-        result = transform({"image": source}, np.random.default_rng(0))["image"]
+        result = pixels(transform({"image": source}, np.random.default_rng(0))["image"])
         assert not np.shares_memory(result, source)
         result[:] = 0
         np.testing.assert_array_equal(source, before)
@@ -299,3 +299,19 @@ def test_wrong_options_are_named(build, name):
 def test_transforms_travel_between_processes():
     for transform in (RandomResizedCrop(16, (0.2, 0.9)), RandomFlip(0.2, ("links",))):
         assert pickle.loads(pickle.dumps(transform)) == transform == copy.deepcopy(transform)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (32, 32), (200, 300), (20, 24)])
+@pytest.mark.parametrize("flips", [0.0, 1.0])
+def test_a_pending_picture_is_made_in_place_just_as_elsewhere(size, flips):
+    source = EncodedImage(jpeg(photo(*size)), "x")
+    whole = RandomResizedCrop(32, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    for crop_to in (RandomResizedCrop(32), whole):
+        rng = np.random.default_rng(1)
+        sample = RandomFlip(flips)(crop_to({"image": source}, rng), rng)
+        place = np.full((3, 32, 32, 3), 7, np.uint8)
+        sample["image"].render(place[1])
+        expected = crop(crop_to, source, 1)
+        np.testing.assert_array_equal(place[1], expected[:, ::-1] if flips else expected)
+        assert (place[[0, 2]] == 7).all()
+        assert sample["image"].shape == (32, 32, 3)
