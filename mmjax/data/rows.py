@@ -1,5 +1,6 @@
 """One row of a batch from its index: read, cut, tokenise, and replace what cannot be used."""
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from mmjax.data.dataset import Dataset
 from mmjax.data.mixture import Order
 from mmjax.data.sources.base import CAUSES, BadSample, Source
-from mmjax.data.transforms.decode import PendingImage
+from mmjax.data.transforms.decode import EncodedImage, PendingImage
 
 ATTEMPTS = 8  # replacements for one row before it stays empty
 _WORDS = ("image", "token_ids", "text_mask", "label", "image_features", "text_features")
@@ -118,7 +119,12 @@ class Rows:
         bits = np.random.Philox(counter=np.array([0, 0, 0, attempt], np.uint64), key=key)
         rng = np.random.Generator(bits)
         sample = dataset.fields(dataset.source[position])
+        image = sample.get("image")
+        if isinstance(image, EncodedImage):
+            sample["image"] = dataclasses.replace(image, may_pend=True)
         for transform in dataset.transforms:
+            if not getattr(transform, "leaves_pending", False):
+                sample = finished(sample)
             sample = transform(sample, rng)
         row = {word: sample[word] for word in _WORDS if word in sample}
         row["sample_id"] = np.array([number, position], np.int32)
@@ -130,7 +136,7 @@ class Rows:
 
 
 def finished(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with its picture made, where that was pending.
+    """The row or sample with its picture made, where that was pending.
 
     Raises:
       BadSample: it cannot be decoded.

@@ -268,6 +268,19 @@ def test_pictures_that_are_made_in_the_batch_are_those_of_single_rows(threads, t
             same(row, {word: batch[word][number] for word in row})
 
 
+def test_a_transform_of_ones_own_after_the_crop_sees_pixels():
+    def darker(sample, rng):
+        sample["image"] = sample["image"] // 2
+        return sample
+
+    made = {}
+    for name, transforms in {"plain": (), "own": (darker,)}.items():
+        chain = (RandomResizedCrop(16), RandomFlip(), *transforms, RandomFlip())
+        data = Dataset(source=Jpegs(8), fields=Fields(caption_from=""), transforms=chain)
+        made[name] = BatchMaker(training_rows((data,), 0, "main"), 8, 0, 1, 1)(0)["image"]
+    np.testing.assert_array_equal(made["own"], made["plain"] // 2)
+
+
 @dataclasses.dataclass(frozen=True)
 class Odd:
     """Gives some samples another shape, or a word of their own."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import unicodedata
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -76,6 +76,7 @@ class PickCaption:
 
     first: bool = False
     max_characters: int = MAX_CHARACTERS
+    leaves_pending: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.max_characters < 1:

@@ -82,6 +82,7 @@ class EncodedImage:
       background: the colour that transparent pixels are laid on, 0 to 255 each.
       max_pixels: larger pictures are refused from their header.
       max_side: the same for one side, in pixels.
+      may_pend: whether what is cut from it may be a `PendingImage`; who makes batches asks for it.
     """
 
     data: bytes = dataclasses.field(repr=False)
@@ -89,6 +90,7 @@ class EncodedImage:
     background: tuple[int, int, int] = (255, 255, 255)
     max_pixels: int = MAX_PIXELS
     max_side: int = MAX_SIDE
+    may_pend: bool = False
 
     @functools.cached_property
     def header(self) -> Header:
@@ -178,7 +180,9 @@ class PendingImage(abc.ABC):
 
     So the rows of a batch are drawn one after another, and then their pictures are made one after
     another, straight into the batch: between two decodings the interpreter's own code has left
-    the processor's cache, and a row drawn between them takes nearly twice as long.
+    the processor's cache, and a row drawn between them takes nearly twice as long. A transform that
+    has `leaves_pending = True` either asks `pixels` for them or leaves the picture alone; before
+    any other the pixels are made.
 
     Attributes:
       shape: (height, width, 3) of the pixels.

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -43,6 +43,7 @@ class RandomResizedCrop:
     size: int
     scale: tuple[float, float] = (0.9, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    leaves_pending: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -57,15 +58,16 @@ class RandomResizedCrop:
             )
 
     def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """`sample` with 'image' cut and resized, or pending; always 22 draws from `rng`.
+        """`sample` with 'image' cut and resized; always 22 draws from `rng`.
 
         Raises:
-          BadSample: the picture's header is broken.
+          BadSample: the picture cannot be decoded; of one that may pend, its header is broken.
         """
         draws = rng.random(2 * ATTEMPTS + 2).tolist()
         image = sample["image"]
         if isinstance(image, EncodedImage):
-            sample["image"] = _Crop(image, self.box(*image.size, draws), self.size)
+            part = _Crop(image, self.box(*image.size, draws), self.size)
+            sample["image"] = part if image.may_pend else part.render()
             return sample
         image = pixels(image)
         top, left, height, width = self.box(*image.shape[:2], draws)
@@ -156,6 +158,7 @@ class RandomFlip:
 
     probability: float = 0.5
     guard: tuple[str, ...] = ("left", "right", "leftmost", "rightmost")
+    leaves_pending: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:

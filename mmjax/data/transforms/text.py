@@ -5,7 +5,7 @@ import functools
 import html
 import re
 import string
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -68,6 +68,7 @@ class Tokenize:
     eos: bool = True
     pad_id: int | None = None
     cleaning: str = "none"
+    leaves_pending: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         clean_text("", self.cleaning)

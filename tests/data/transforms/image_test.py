@@ -304,7 +304,7 @@ def test_transforms_travel_between_processes():
 @pytest.mark.parametrize("size", [(40, 60), (32, 32), (200, 300), (20, 24)])
 @pytest.mark.parametrize("flips", [0.0, 1.0])
 def test_a_pending_picture_is_made_in_place_just_as_elsewhere(size, flips):
-    source = EncodedImage(jpeg(photo(*size)), "x")
+    source = EncodedImage(jpeg(photo(*size)), "x", may_pend=True)
     whole = RandomResizedCrop(32, scale=(1.0, 1.0), ratio=(1.0, 1.0))
     for crop_to in (RandomResizedCrop(32), whole):
         rng = np.random.default_rng(1)
