@@ -51,8 +51,8 @@ def test_a_wrong_word_is_one_line_before_any_device_starts(trainer, tmp_path, fl
 
 def test_a_backend_would_have_been_noticed(trainer, tmp_path):
     run = trainer.start(tmp_path, **NO_DEVICE)
-    assert run.wait() == 1
-    assert "no_such_platform" in run.err
+    assert run.wait() == 2
+    assert "JAX_PLATFORMS=no_such_platform: JAX found" in run.err
 
 
 @pytest.mark.parametrize(
