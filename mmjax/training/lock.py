@@ -6,31 +6,30 @@ alone, and clocks are not trusted for that: a heartbeat that is old, or lies in 
 also stay unchanged while it is watched.
 """
 
-import atexit
 import contextlib
 import errno
 import fcntl
 import os
 import pathlib
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from mmjax.training.heart import Heart
 from mmjax.training.holder import WIDTH, ask, decode, encode, this_process
 from mmjax.training.holder import name as holder_name
 
 LOCK = "lock.json"
 STALE_SECONDS = 60.0
-_BEATS = 6  # heartbeats in STALE_SECONDS
+WATCHED_BEATS = 2.5  # how long a heartbeat that is old already is watched
 
 
 class Busy(ValueError):
     """Another process writes this workdir; the message names it."""
 
 
-class Lock:
+class Lock(Heart):
     """Holds `lock.json` of a workdir from `acquire` to `release`; one process of a run needs it.
 
     Args:
@@ -39,13 +38,8 @@ class Lock:
     """
 
     def __init__(self, workdir: str | os.PathLike, stale_seconds: float = STALE_SECONDS):
+        super().__init__(stale_seconds)
         self._path = pathlib.Path(workdir).absolute() / LOCK
-        self._stale_seconds = stale_seconds
-        self._beat_seconds = stale_seconds / _BEATS
-        self._mine: dict[str, Any] = {}
-        self._stop = threading.Event()
-        self._beats: threading.Thread | None = None
-        self.taken = False  # as `lost`, but as the last heartbeat found it: costs nothing
 
     def acquire(self) -> None:
         """Takes the lock, from a dead process too; then keeps its heart beating.
@@ -67,27 +61,12 @@ class Lock:
                     )
                 self._clear(found)
             self._create()
-        atexit.register(self.release)
-        self._beats = threading.Thread(target=self._beat, name="lock", daemon=True)
-        self._beats.start()
-
-    def release(self) -> None:
-        """Gives the lock back; a lock that is no longer ours stays. Twice does no harm."""
-        if not self._mine or os.getpid() != self._mine["pid"]:
-            return  # a forked worker holds a copy of this object, not the lock
-        self._stop.set()
-        if self._beats is not None:
-            self._beats.join()
-        found = _read(self._path)
-        if found is not None and found.get("token") == self._mine["token"]:
-            self._path.unlink(missing_ok=True)
-        self._mine = {}
-        atexit.unregister(self.release)
+        self._start()
 
     @property
     def lost(self) -> bool:
         """True when another process took the lock, this one having been silent for too long."""
-        found = _read(self._path)
+        found = self._found()
         return bool(self._mine) and (found is None or found.get("token") != self._mine["token"])
 
     def _create(self) -> None:
@@ -128,38 +107,33 @@ class Lock:
         if asked is not None:
             return asked or None
         name = holder_name(found)
-        beat = found.get("heartbeat")
+        beat, seconds = found.get("heartbeat"), WATCHED_BEATS * self._beat_seconds
         if not isinstance(beat, int | float):
-            return self._beating(found, f"a process that left no heartbeat in {self._path.name}")
+            return self._watch(found, f"a process that left no heartbeat in {LOCK}", seconds)
         age = time.time() - beat
         if abs(age) <= self._stale_seconds:
             return (
                 f"{name} (heartbeat {max(age, 0):.0f} s ago, "
                 f"given up after {self._stale_seconds:.0f} s)"
             )
-        return self._beating(found, name)
-
-    def _beating(self, found: dict[str, Any], name: str) -> str | None:
-        """`name` where the lock changes while it is watched, whatever the clocks say."""
-        deadline = time.monotonic() + 2.5 * self._beat_seconds
-        while time.monotonic() < deadline:
-            time.sleep(min(0.2, self._beat_seconds / 4))
-            now = _read(self._path)
-            if now is None:
-                return None
-            if now != found:
-                return name
-        return None
+        return self._watch(found, name, seconds)
 
     def _beat(self) -> None:
-        while not self._stop.wait(self._beat_seconds):
-            with contextlib.suppress(OSError):
-                self.taken = self.lost
-            with contextlib.suppress(OSError), open(self._path, "r+b", buffering=0) as file:
-                found = decode(file.read(WIDTH))
-                if found.get("token") == self._mine["token"]:
-                    file.seek(0)
-                    file.write(encode({**self._mine, "heartbeat": time.time()}))
+        with contextlib.suppress(OSError):
+            self.taken = self.lost
+        with contextlib.suppress(OSError), open(self._path, "r+b", buffering=0) as file:
+            found = decode(file.read(WIDTH))
+            if found.get("token") == self._mine["token"]:
+                file.seek(0)
+                file.write(encode({**self._mine, "heartbeat": time.time()}))
+
+    def _found(self) -> dict[str, Any] | None:
+        return _read(self._path)
+
+    def _remove(self) -> None:
+        found = self._found()
+        if found is not None and found.get("token") == self._mine["token"]:
+            self._path.unlink(missing_ok=True)
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

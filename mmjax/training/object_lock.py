@@ -7,26 +7,22 @@ given up when its lock stays unchanged while it is watched, for as long as a liv
 silent. A holder that could not renew its lock for a while looks at it before it writes anything.
 """
 
-import atexit
 import contextlib
 import logging
-import os
-import threading
 import time
 import uuid
 from typing import Any
 
+from mmjax.training.heart import Heart
 from mmjax.training.holder import ask, decode, encode, name, this_process
-from mmjax.training.lock import LOCK, STALE_SECONDS, Busy
+from mmjax.training.lock import LOCK, STALE_SECONDS, WATCHED_BEATS, Busy
 from mmjax.training.store import Store, StoreError
 
-_BEATS = 6  # heartbeats in STALE_SECONDS
 _SETTLE_SECONDS = 0.5  # after a put, before it is read back
-_WATCHED_BEATS = 2.5  # how long a heartbeat that is old already is watched
 _TRUSTED_BEATS = 2.0  # how long a holder needs not look; less, so that it looks before it is lost
 
 
-class ObjectLock:
+class ObjectLock(Heart):
     """Holds the object `lock.json` of a workdir from `acquire` to `release`, as `Lock` does a file.
 
     Args:
@@ -38,16 +34,13 @@ class ObjectLock:
       OSError: the store cannot be reached.
     """
 
+    _glance_seconds = 1.0
+
     def __init__(self, url: str, stale_seconds: float = STALE_SECONDS):
+        super().__init__(stale_seconds)
         self._store = Store(url)
         self._quick = Store(url, tries=1)  # for heartbeats, of which the next one tries again
-        self._stale_seconds = stale_seconds
-        self._beat_seconds = stale_seconds / _BEATS
-        self._mine: dict[str, Any] = {}
         self._confirmed = 0.0  # when the lock was last seen to be ours
-        self._stop = threading.Event()
-        self._beats: threading.Thread | None = None
-        self.taken = False  # as `lost`, but as the last heartbeat found it: costs nothing
 
     def acquire(self) -> None:
         """Takes the lock, from a dead process too; then keeps its heart beating.
@@ -63,7 +56,7 @@ class ObjectLock:
                     f"{self._store.url} is being written by {problem}. Wait for it, stop it, or "
                     "choose another --workdir."
                 )
-            now = self._read()
+            now = self._found()
             if now is not None and now.get("token") != found.get("token"):
                 raise self._overtaken()
             self._quick.delete([LOCK])  # once: a later try may meet one that is another's by then
@@ -71,26 +64,10 @@ class ObjectLock:
         self._store.create(LOCK, encode({**mine, "heartbeat": time.time()}))
         time.sleep(_SETTLE_SECONDS)
         asked = time.monotonic()
-        if (self._read() or {}).get("token") != mine["token"]:
+        if (self._found() or {}).get("token") != mine["token"]:
             raise self._overtaken()
         self._mine, self._confirmed, self.taken = mine, asked, False
-        self._stop.clear()
-        atexit.register(self.release)
-        self._beats = threading.Thread(target=self._beat, name="lock", daemon=True)
-        self._beats.start()
-
-    def release(self) -> None:
-        """Gives the lock back; a lock that is no longer ours stays. Twice does no harm."""
-        if not self._mine or os.getpid() != self._mine["pid"]:
-            return  # a forked worker holds a copy of this object, not the lock
-        self._stop.set()
-        if self._beats is not None:
-            self._beats.join()
-        with contextlib.suppress(OSError):  # then it goes stale
-            if (self._read(self._quick) or {}).get("token") == self._mine["token"]:
-                self._quick.delete([LOCK])
-        self._mine = {}
-        atexit.unregister(self.release)
+        self._start()
 
     @property
     def lost(self) -> bool:
@@ -101,7 +78,7 @@ class ObjectLock:
         """
         if not self._mine:
             return False
-        asked, found = time.monotonic(), self._read()
+        asked, found = time.monotonic(), self._found()
         self.taken = found is None or found.get("token") != self._mine["token"]
         if not self.taken:
             self._confirmed = asked
@@ -125,7 +102,7 @@ class ObjectLock:
         asked = ask(found)
         if asked is not None:
             return asked or None
-        beat, seconds = found.get("heartbeat"), _WATCHED_BEATS * self._beat_seconds
+        beat, seconds = found.get("heartbeat"), WATCHED_BEATS * self._beat_seconds
         if not isinstance(beat, int | float):
             return self._watch(found, f"a process that left no heartbeat in {LOCK}", seconds)
         age = time.time() - beat
@@ -141,29 +118,22 @@ class ObjectLock:
             )
         return self._watch(found, name(found), seconds)
 
-    def _watch(self, found: dict[str, Any], who: str, seconds: float) -> str | None:
-        """`who` where the lock changes meanwhile, whatever the clocks say."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            time.sleep(min(1.0, self._beat_seconds / 4))
-            now = self._read()
-            if now is None:
-                return None
-            if now != found:
-                return who
-        return None
-
     def _beat(self) -> None:
-        while not self._stop.wait(self._beat_seconds):
-            with contextlib.suppress(OSError):  # the next one tries again; `guard` minds the time
-                found = self._read(self._quick)
-                self.taken = found is None or found.get("token") != self._mine["token"]
-                if not self.taken:
-                    asked = time.monotonic()  # who watches may see the put long before its answer
-                    self._quick.write(LOCK, encode({**self._mine, "heartbeat": time.time()}))
-                    self._confirmed = asked
+        with contextlib.suppress(OSError):  # the next one tries again; `guard` minds the time
+            found = self._read(self._quick)
+            self.taken = found is None or found.get("token") != self._mine["token"]
+            if not self.taken:
+                asked = time.monotonic()  # who watches may see the put long before its answer
+                self._quick.write(LOCK, encode({**self._mine, "heartbeat": time.time()}))
+                self._confirmed = asked
 
-    def _read(self, store: Store | None = None) -> dict[str, Any] | None:
-        """What the lock says; {} where it is unreadable, None where there is none."""
-        data = (store or self._store).read(LOCK)
+    def _found(self) -> dict[str, Any] | None:
+        return self._read(self._store)
+
+    def _remove(self) -> None:
+        if (self._read(self._quick) or {}).get("token") == self._mine["token"]:
+            self._quick.delete([LOCK])
+
+    def _read(self, store: Store) -> dict[str, Any] | None:
+        data = store.read(LOCK)
         return None if data is None else decode(data)

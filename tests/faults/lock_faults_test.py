@@ -166,7 +166,7 @@ def test_a_heart_that_beats_is_alive_whatever_the_clocks_say(
         lock_module.time.time = lambda: now() + jump  # our clock jumped, or theirs did
         me = {**mine, "host": "elsewhere"}
         assert shifted._alive(me) is not None
-        assert shifted._beating(mine, "it") == "it"
+        assert shifted._watch(mine, "it", 5.0) == "it"
     finally:
         lock_module.time.time = now
     end(holder)

@@ -44,8 +44,8 @@ def test_it_is_noticed_without_a_save_at_the_next_heartbeat(trainer, lab, tmp_pa
     config = tmp_path / "beating.py"
     config.write_text(
         "from mmjax.run.config_file import load\n"
-        "from mmjax.training import lock\n"
-        "lock._BEATS = 120\n"  # every half second, not every ten
+        "from mmjax.training import heart\n"
+        "heart.BEATS = 120\n"  # every half second, not every ten
         f"def get_config():\n    return load({str(lab.TINY)!r})\n"
     )
     paths = (f"--config.data.path={trainer.train}", f"--config.eval_data.path={trainer.val}")
