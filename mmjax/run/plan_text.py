@@ -63,8 +63,8 @@ def refusal(plan: dict[str, Any]) -> list[str]:
     if size["usable"] is None or not size["peak"]:  # the compiler gave no numbers
         return []
     return [
-        f"  {kind} take{'s' if kind == 'loss' else ''} {size[kind] / GIB:.2f} GiB of the "
-        f"{size['peak'] / GIB:.2f} GiB needed; {size['usable'] / GIB:.2f} GiB can be used."
+        f"  most of it is {kind}: {size[kind] / GIB:.2f} GiB of the {size['peak'] / GIB:.2f} GiB "
+        f"needed; {size['usable'] / GIB:.2f} can be used."
     ]
 
 
