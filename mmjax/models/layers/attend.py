@@ -48,6 +48,29 @@ def attend(
     return jax.nn.dot_product_attention(query, key, value, mask=heads, **how)
 
 
+def weights(
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    mask: Bool[Array, "#batch #queries keys"] | None = None,
+    causal: bool = False,
+) -> Float[Array, "batch heads queries keys"]:
+    """softmax(q·k / √head_dim), which `attend` multiplies the values with; to look at.
+
+    Args:
+      query: as in `attend`.
+      key: as in `attend`.
+      mask: as in `attend`.
+      causal: as in `attend`.
+    """
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32)
+    seen = jnp.ones((1, query.shape[1], key.shape[1]), bool) if mask is None else mask
+    if causal:
+        seen = seen & jnp.tril(jnp.ones((query.shape[1], key.shape[1]), bool))
+    lowest = jnp.finfo(jnp.float32).min
+    scores = jnp.where(seen[:, None], scores * query.shape[-1] ** -0.5, lowest)
+    return jax.nn.softmax(scores, axis=-1)
+
+
 def choose(
     implementation: str,
     query: Float[Array, "batch queries heads head_dim"],

@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from mmjax.models.layers.attend import attend, choose
+from mmjax.models.layers.attend import attend, choose, weights
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.dense import product_of
 from mmjax.parallel.sharding import constrain
@@ -24,6 +24,9 @@ class Attention(nn.Module):
       implementation: 'auto', 'xla', 'cudnn' or 'splash', see `mmjax.models.layers.attend.choose`.
       recompute: makes a function forget what it stores for the backward pass (`jax.checkpoint`),
         for implementations that store the scores; None stores them.
+
+    Where somebody asks for intermediates, the softmax's values are sown as 'weights',
+    [batch, heads, queries, keys].
 
     Source: Vaswani et al. 2017, section 3.2.2; initial values as in OpenAI CLIP, clip/model.py
     `initialize_parameters`.
@@ -66,5 +69,7 @@ class Attention(nn.Module):
         if self.recompute is not None and chosen == "xla":
             run = self.recompute(run)
         x = run(query, key, value, mask)
+        if self.is_mutable_collection("intermediates"):
+            self.sow("intermediates", "weights", weights(query, key, mask, self.causal))
         x = x.reshape(*x.shape[:2], dim)  # [b, n, h, dim/h] -> [b, n, dim]
         return dense("output", nn.initializers.normal(self.init_scale * dim**-0.5))(x)

@@ -27,6 +27,9 @@ class Block(nn.Module):
       attention: implementation, see `Attention`.
       recompute: see `Attention`.
 
+    Its input and output are sown as intermediates 'input' and 'output', stacked like its
+    parameters.
+
     Source: Vaswani et al. 2017, section 3; pre-norm order as in Radford et al. 2019, section 2.3.
     """
 
@@ -47,6 +50,7 @@ class Block(nn.Module):
         mask: Bool[Array, "#batch #length length"] | None,
     ) -> tuple[Float[Array, "batch length dim"], None]:
         dtype = compute_type(self.dtype)
+        self.sow("intermediates", "input", x)  # kept only where somebody asks for intermediates
         y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="attention_norm")(x)
         attention = Attention(
             self.num_heads,
@@ -60,7 +64,9 @@ class Block(nn.Module):
         x = constrain(x + attention(y, y, mask), "batch", None, None)
         y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="mlp_norm")(x)
         mlp = Mlp(self.mlp_dim, self.activation, self.init_scale, self.dtype, name="mlp")
-        return constrain(x + mlp(y), "batch", None, None), None  # carry, nothing to stack
+        x = constrain(x + mlp(y), "batch", None, None)
+        self.sow("intermediates", "output", x)
+        return x, None  # carry, nothing to stack
 
 
 def run_blocks(

@@ -96,3 +96,27 @@ def test_the_loop_equals_blocks_run_one_by_one(params):
         one = jax.tree.map(lambda stack, layer=layer: stack[layer], params["blocks"])
         x, _ = block.apply({"params": one}, x, MASK)
     np.testing.assert_allclose(Stack().apply({"params": params}, X, MASK), x, atol=1e-5)
+
+
+def test_intermediates_are_each_blocks_states_and_its_softmax(params):
+    out, kept = Stack().apply({"params": params}, X, MASK, mutable=["intermediates"])
+    kept = {name: value[0] for name, value in flatten_tuples(kept["intermediates"]).items()}
+    states = [kept["blocks/input"][0], *kept["blocks/output"]]
+    np.testing.assert_array_equal(states[0], X)
+    np.testing.assert_array_equal(kept["blocks/input"][1], states[1])
+    np.testing.assert_array_equal(states[-1], out)
+    weights = kept["blocks/attention/weights"]
+    assert weights.shape == (2, 2, 2, 4, 4)  # depth, batch, heads, queries, keys
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+    assert not np.triu(weights, 1).any()
+
+
+def flatten_tuples(tree, path=""):
+    """{path: tuple of what was sown there}."""
+    if isinstance(tree, tuple):
+        return {path: tree}
+    return {
+        name: value
+        for key, inner in tree.items()
+        for name, value in flatten_tuples(inner, f"{path}/{key}".lstrip("/")).items()
+    }
