@@ -23,9 +23,11 @@ ROOMS = {
     "objectives": LOWEST | {"parallel", "models"},
     "training": LOWEST | {"preprocess", "parallel", "data", "models", "objectives"},
     "evaluation": LOWEST | {"preprocess", "parallel", "data", "models", "objectives"},
+    "interop": LOWEST
+    | {"preprocess", "parallel", "data", "models", "objectives", "training", "evaluation"},
     "config": {"parsing"},
     "run": {"typing", "paths", "preprocess", "parallel", "data", "models", "objectives"}
-    | {"training", "evaluation", "config"},
+    | {"training", "evaluation", "interop", "config"},
 }
 
 
