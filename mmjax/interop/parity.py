@@ -112,27 +112,28 @@ class Run:
         config = fixture.config if config is None else config
         return cls(fixture, fill(family, config, fixture.state, lambda _, x: jnp.asarray(x)))
 
-    def apply(self, method: str, params: Any = None, **inputs: Any) -> Any:
+    def apply(self, method: str, **inputs: Any) -> Any:
         """A method's output."""
-        variables = self.filled.variables
-        if params is not None:
-            variables = {**variables, "params": params}
-        return self.filled.model.apply(variables, **inputs, method=method)
+        return self.watch(method, **inputs)[0]
 
     def watch(self, method: str, **inputs: Any) -> tuple[Any, dict[str, Any]]:
         """(a method's output, {path: what was sown there})."""
-        output, kept = self.filled.model.apply(
-            self.filled.variables, **inputs, method=method, mutable=["intermediates"]
-        )
-        sown = paths.flatten(kept["intermediates"])  # each is a tuple of one
+
+        @jax.jit
+        def run(variables: Any, inputs: Any) -> Any:
+            how = {"method": method, "mutable": ["intermediates"]}
+            return self.filled.model.apply(variables, **inputs, **how)
+
+        output, kept = run(self.filled.variables, inputs)
+        sown = paths.flatten(kept.get("intermediates", {}))  # each is a tuple of one
         return output, {path.removesuffix("/0"): value for path, value in sown.items()}
 
-    def gradients(self, loss: Callable[[Any], Any]) -> dict[str, Any]:
-        """{'grad_norm.' + their name: L2 norm} of the gradient of a loss of the parameters."""
-        made = jax.jit(jax.grad(loss))(self.filled.variables["params"])
-        flat = {f"params/{path}": value for path, value in paths.flatten(made).items()}
+    def loss(self, loss: Callable[[Any], Any]) -> dict[str, Any]:
+        """{'loss': its value, 'grad_norm.' + their name: L2 norm} of a loss of the parameters."""
+        value, made = jax.jit(jax.value_and_grad(loss))(self.filled.variables["params"])
+        flat = {f"params/{path}": array for path, array in paths.flatten(made).items()}
         norms = gradients(self.filled.table, flat, self.filled.read.found)
-        return {f"{GRADIENT}{name}": value for name, value in norms.items()}
+        return {"loss": value, **{f"{GRADIENT}{name}": norm for name, norm in norms.items()}}
 
 
 def states(sown: Mapping[str, Any], tower: str) -> list[Any]:
