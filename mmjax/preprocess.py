@@ -27,6 +27,8 @@ class Contract:
       mean: of each channel, of values in 0...1.
       std: of each channel.
       pad_value: grey level that 'longest' fills with, 0...255.
+      resize_size: size that the picture is resized to where its centre is then cut out; 0 where
+        nothing is cut but what 'shortest' leaves over.
       text_cleaning: rule applied to a caption before the tokenizer.
       tokenizer: SHA-256 of the tokenizer's file, '' where the model reads no text.
       sequence_length: tokens of a text.
@@ -41,6 +43,7 @@ class Contract:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     pad_value: int = 0
+    resize_size: int = 0
     text_cleaning: str = "none"
     tokenizer: str = ""
     sequence_length: int = 64

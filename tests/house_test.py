@@ -26,6 +26,7 @@ ROOMS = {
     "interop": LOWEST
     | {"preprocess", "parallel", "data", "models", "objectives", "training", "evaluation"},
     "config": {"parsing"},
+    "load": LOWEST | {"preprocess", "parallel", "data", "training", "interop", "config"},
     "run": {"typing", "paths", "preprocess", "parallel", "data", "models", "objectives"}
     | {"training", "evaluation", "interop", "config"},
 }
@@ -49,7 +50,7 @@ def imported(path: pathlib.Path) -> set[str]:
 def test_imports_point_one_way(path):
     here = room(path)
     if here == "__init__":
-        assert not imported(path)
+        assert imported(path) <= {"importlib"}
         return
     assert here in ROOMS, f"{path} is in a room that docs/architecture.md does not know"
     for name in imported(path):

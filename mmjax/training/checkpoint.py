@@ -32,7 +32,15 @@ from mmjax.training.saving import Save, Saved, SaveFailed, failed, failure
 from mmjax.training.shelf import STATE, LocalShelf, Shelf
 from mmjax.typing import PyTree
 
-__all__ = ["Checkpoints", "Event", "SaveFailed", "Saved", "SetAside", "restore_params"]
+__all__ = [
+    "Checkpoints",
+    "Event",
+    "SaveFailed",
+    "Saved",
+    "SetAside",
+    "find_checkpoint",
+    "restore_params",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,6 +339,28 @@ class Checkpoints:
         self._sweep()
 
 
+def find_checkpoint(folder: str | os.PathLike, step: int | None = None) -> pathlib.Path:
+    """The folder of a checkpoint, every byte of it checked; nothing there changes.
+
+    Args:
+      folder: a workdir, its folder of checkpoints, or one step's folder.
+      step: the step of a workdir, or None for the newest whole one.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+      ValueError: it is damaged.
+    """
+    given = pathlib.Path(folder).absolute()
+    if not (given / manifest.MANIFEST).exists():
+        inner = given / "checkpoints"
+        many = Checkpoints(inner if inner.is_dir() else given, read_only=True)
+        return many.verified_folder(step)
+    try:
+        return given.parent / str(manifest.verify(given).step)
+    except manifest.Damaged as damage:
+        raise ValueError(f"{given} is damaged: {damage}.") from None
+
+
 def restore_params(
     folder: str | os.PathLike, which: str = "params", step: int | None = None
 ) -> tuple[dict[str, np.ndarray | dict], dict[str, np.ndarray | dict]]:
@@ -350,16 +380,7 @@ def restore_params(
     """
     if which not in ("params", "ema"):
         raise ValueError(f"which is {which!r}; allowed are 'params' and 'ema'.")
-    given = pathlib.Path(folder).absolute()
-    if (given / manifest.MANIFEST).exists():
-        try:
-            state = given.parent / str(manifest.verify(given).step) / STATE
-        except manifest.Damaged as damage:
-            raise ValueError(f"{given} is damaged: {damage}.") from None
-    else:
-        inner = given / "checkpoints"
-        many = Checkpoints(inner if inner.is_dir() else given, read_only=True)
-        state = many.verified_folder(step) / STATE
+    state = find_checkpoint(folder, step) / STATE
     found = orbax_arrays.read_numpy(state, "params")
     averaged = orbax_arrays.read_numpy(state, "ema") if which == "ema" else found
     if not averaged:

@@ -77,6 +77,8 @@ class Resize:
         padding, the odd pixel below or to the right).
       interpolation: 'bicubic', 'bilinear', 'lanczos' or 'nearest'.
       pad_value: grey level of the padding of 'longest', 0 to 255.
+      resize_size: for 'squash' and 'shortest', the size that comes first, of which the centre is
+        then cut out at `size`; 0 is `size` itself.
 
     Raises:
       ValueError: an argument out of range.
@@ -89,6 +91,7 @@ class Resize:
     form: str = "squash"
     interpolation: str = "bicubic"
     pad_value: int = 0
+    resize_size: int = 0
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -100,6 +103,11 @@ class Resize:
             raise ValueError(f"Resize(interpolation={self.interpolation!r}): use one of {allowed}.")
         if not 0 <= self.pad_value <= 255:
             raise ValueError(f"Resize(pad_value={self.pad_value}): give a grey level, 0 to 255.")
+        if self.resize_size and (self.resize_size < self.size or self.form == "longest"):
+            raise ValueError(
+                f"Resize(resize_size={self.resize_size}): give at least size={self.size}, with "
+                "form='squash' or 'shortest', or 0."
+            )
 
     def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """`sample` with 'image' at the size; nothing is drawn from `rng`.
@@ -130,7 +138,7 @@ class Resize:
             picture = Image.fromarray(np.ascontiguousarray(image))
             method = INTERPOLATIONS[self.interpolation]
             resized = np.array(picture.resize((width, height), method))
-        if self.form == "shortest":
+        if self.form == "shortest" or self.resize_size:
             # Python's own rounding, to the even of two halves, is part of the published form.
             top, left = round((height - self.size) / 2), round((width - self.size) / 2)
             return resized[top : top + self.size, left : left + self.size]
@@ -143,7 +151,7 @@ class Resize:
 
     def _inner_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that the whole picture is resized to."""
-        size = self.size
+        size = self.resize_size or self.size
         if self.form == "squash":
             return size, size
         if self.form == "shortest":

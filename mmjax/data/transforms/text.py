@@ -7,13 +7,14 @@ import re
 import string
 from typing import Any, ClassVar
 
+import ftfy
 import numpy as np
 from jaxtyping import Bool, Int32
 
 from mmjax.data.sources.base import BadSample
 from mmjax.data.tokenizers.base import Tokenizer
 
-CLEANINGS = ("none", "lower", "canonicalize")
+CLEANINGS = ("none", "lower", "clip", "canonicalize", "siglip")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPACE = re.compile(r"\s+")
 
@@ -23,10 +24,11 @@ def clean_text(text: str, cleaning: str) -> str:
 
     Args:
       text: any text.
-      cleaning: 'none'; 'lower' (CLIP: HTML entities resolved twice, white space collapsed, lower
-        case; without CLIP's repair of wrongly decoded text, the package ftfy); or 'canonicalize'
-        (SigLIP: underscores to spaces, ASCII punctuation dropped, lower case, white space
-        collapsed).
+      cleaning: 'none'; 'lower' (HTML entities resolved twice, white space collapsed, lower case);
+        'clip' (CLIP: 'lower' after the repair of wrongly decoded text by the package ftfy, a few
+        times slower); 'canonicalize' (SigLIP: underscores to spaces, ASCII punctuation dropped,
+        lower case, white space collapsed); or 'siglip' (the same as transformers does it, with
+        underscores dropped too).
 
     Returns:
       The cleaned text, perhaps empty.
@@ -35,15 +37,18 @@ def clean_text(text: str, cleaning: str) -> str:
       ValueError: no such cleaning.
 
     Source: openai/CLIP clip/simple_tokenizer.py `basic_clean` and `whitespace_clean`;
-    google-research/big_vision evaluators/proj/image_text/prompt_engineering.py `canonicalize`.
+    google-research/big_vision evaluators/proj/image_text/prompt_engineering.py `canonicalize`;
+    transformers models/siglip/tokenization_siglip.py `canonicalize_text`.
     """
     if cleaning == "none":
         return text
-    if cleaning == "lower":
+    if cleaning in ("lower", "clip"):
+        text = ftfy.fix_text(text) if cleaning == "clip" else text
         text = html.unescape(html.unescape(text))
         return _SPACE.sub(" ", text).strip().lower()
-    if cleaning == "canonicalize":
-        text = text.replace("_", " ").translate(_PUNCTUATION).lower()
+    if cleaning in ("canonicalize", "siglip"):
+        text = text.replace("_", " ") if cleaning == "canonicalize" else text
+        text = text.translate(_PUNCTUATION).lower()
         return _SPACE.sub(" ", text).strip()
     raise ValueError(f"cleaning={cleaning!r}; use one of {', '.join(CLEANINGS)}.")
 
@@ -60,6 +65,8 @@ class Tokenize:
       pad_id: the number that fills up; None takes the tokenizer's own. (SigLIP fills up with its
         end-of-text token, 1, and CLIP with 0.)
       cleaning: how the text is cleaned before, see `clean_text`.
+      allow_empty: whether a text without tokens is nothing but its special ones; else it is a bad
+        sample.
     """
 
     tokenizer: Tokenizer
@@ -68,6 +75,7 @@ class Tokenize:
     eos: bool = True
     pad_id: int | None = None
     cleaning: str = "none"
+    allow_empty: bool = False
     leaves_pending: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -107,7 +115,7 @@ class Tokenize:
             found = self.tokenizer.encode(clean_text(text, self.cleaning))
         except ValueError as error:
             raise BadSample("caption", str(error)) from None
-        if not found:
+        if not found and not self.allow_empty:
             raise BadSample("caption", f"no token is left of {text[:40]!r}")
         numbers = [self.tokenizer.need("bos")] if self.bos else []
         numbers += found[: self.length - self.bos - self.eos]

@@ -1,0 +1,164 @@
+"""Preprocessing as published files say it, to our contract and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmjax.interop.tensors import WeightsError
+from mmjax.preprocess import CLIP_MEAN, CLIP_STD, Contract
+
+__all__ = ["from_hf", "from_open_clip", "to_hf", "to_open_clip"]
+
+# Pillow's numbers of its filters, which preprocessor_config.json holds.
+RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+# Processors to which a plain number for the size means the shortest edge; to others it is both.
+BY_SHORTEST = ("CLIP", "ChineseCLIP", "OwlViT")
+
+
+def from_hf(processor: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The contract's fields of pictures, of a preprocessor_config.json or processor_config.json.
+
+    Args:
+      processor: the file's content; one for a whole processor holds the picture's as a part.
+      where: what to call the file in errors.
+
+    Raises:
+      WeightsError: it asks for what is not built.
+    """
+    given = processor.get("image_processor", processor)
+    if not isinstance(given, Mapping):
+        raise WeightsError(f"{where}: image_processor is no object.")
+    if not given.get("do_resize", True):
+        raise WeightsError(f"{where}: do_resize=False is not built; every picture has one size.")
+    resample = given.get("resample", 3)
+    if resample not in RESAMPLE:
+        raise WeightsError(f"{where}: resample={resample} is not built; {RESAMPLE} are.")
+    kind = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "")
+    form, size = _size(given.get("size", 224), kind.startswith(BY_SHORTEST), where)
+    image_size = size
+    if given.get("do_center_crop", False) and given.get("crop_size") is not None:
+        _, image_size = _size(given["crop_size"], False, where)
+    elif form == "shortest":
+        raise WeightsError(f"{where}: the shortest edge is {size} and nothing is cut to a square.")
+    mean, std = _scaling(given)
+    return {
+        "image_size": image_size,
+        "resize": form,
+        "resize_size": 0 if image_size == size else size,
+        "interpolation": RESAMPLE[resample],
+        "mean": mean,
+        "std": std,
+    }
+
+
+def _size(size: Any, by_shortest: bool, where: str) -> tuple[str, int]:
+    """(form, side) of a published size."""
+    if isinstance(size, int):
+        return ("shortest" if by_shortest else "squash"), size
+    if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
+        return "shortest", int(size["shortest_edge"])
+    if isinstance(size, Mapping) and size.get("height") and size.get("height") == size.get("width"):
+        return "squash", int(size["height"])
+    raise WeightsError(f"{where}: a size of {size} is not built; squares and shortest edges are.")
+
+
+def _scaling(given: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of values in 0...1, with another scale or offset folded in."""
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if given.get("do_normalize", True):
+        mean = tuple(given.get("image_mean") or CLIP_MEAN)
+        std = tuple(given.get("image_std") or CLIP_STD)
+    factor = given.get("rescale_factor", 1 / 255) if given.get("do_rescale", True) else 1.0
+    factor = 255 * factor
+    offset = 1.0 if given.get("rescale_offset", False) else 0.0
+    if abs(factor - 1) > 1e-9 or offset:  # f · x - offset, then (… - mean) ÷ std
+        mean = tuple((m + offset) / factor for m in mean)
+        std = tuple(s / factor for s in std)
+    if given.get("include_top", False) and str(given.get("image_processor_type", "")).startswith(
+        "EfficientNet"
+    ):  # divided by std once more, about a mean of 0
+        divisor = tuple(given.get("image_std") or CLIP_STD)
+        std = tuple(s * d for s, d in zip(std, divisor, strict=True))
+    return mean, std
+
+
+def to_hf(contract: Contract, kind: str) -> dict[str, Any]:
+    """A preprocessor_config.json of our contract.
+
+    Args:
+      contract: ours.
+      kind: name of the processor's class without its ending, e.g. 'CLIPImageProcessor'.
+
+    Raises:
+      WeightsError: the format cannot express it.
+    """
+    if contract.resize == "longest":
+        raise WeightsError("resize='longest' has no counterpart in a preprocessor_config.")
+    size = contract.resize_size or contract.image_size
+    square = {"height": size, "width": size}
+    cut = contract.resize == "shortest" or bool(contract.resize_size)
+    made = {
+        "image_processor_type": kind,
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size} if contract.resize == "shortest" else square,
+        "resample": next(n for n, name in RESAMPLE.items() if name == contract.interpolation),
+        "do_center_crop": cut,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(contract.mean),
+        "image_std": list(contract.std),
+    }
+    if cut:
+        made["crop_size"] = {"height": contract.image_size, "width": contract.image_size}
+    return made
+
+
+def from_open_clip(config: Mapping[str, Any], image_size: int, where: str) -> dict[str, Any]:
+    """The contract's fields of pictures, of an open_clip_config.json.
+
+    Args:
+      config: its 'preprocess_cfg'; what it leaves out stands at open_clip's own defaults.
+      image_size: of the model.
+      where: what to call the file in errors.
+
+    Raises:
+      WeightsError: it asks for what is not built.
+    """
+    form = config.get("resize_mode", "shortest")
+    interpolation = config.get("interpolation", "bicubic")
+    fill = config.get("fill_color", 0)
+    if form not in ("shortest", "longest", "squash") or interpolation not in RESAMPLE.values():
+        raise WeightsError(
+            f"{where}: resize_mode={form!r} with interpolation={interpolation!r} is not built."
+        )
+    fill = fill if isinstance(fill, int) else fill[0]
+    size = config.get("size", image_size)
+    size = size if isinstance(size, int) else tuple(size)[-1]
+    return {
+        "image_size": size,
+        "resize": form,
+        "interpolation": interpolation,
+        "mean": tuple(config.get("mean") or CLIP_MEAN),
+        "std": tuple(config.get("std") or CLIP_STD),
+        "pad_value": fill,
+    }
+
+
+def to_open_clip(contract: Contract) -> dict[str, Any]:
+    """The 'preprocess_cfg' of our contract.
+
+    Raises:
+      WeightsError: the format cannot express it.
+    """
+    if contract.resize_size:
+        raise WeightsError("preprocess.resize_size has no counterpart in a preprocess_cfg.")
+    return {
+        "size": contract.image_size,
+        "mode": "RGB",
+        "mean": list(contract.mean),
+        "std": list(contract.std),
+        "interpolation": contract.interpolation,
+        "resize_mode": contract.resize,
+        "fill_color": contract.pad_value,
+    }

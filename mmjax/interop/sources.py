@@ -1,0 +1,212 @@
+"""Where published weights lie: which family a folder or file is of, and what travels with it."""
+
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from mmjax.interop import hub, processing, tokenizing
+from mmjax.interop.family import Family
+from mmjax.interop.tensors import (
+    Tensors,
+    WeightsError,
+    open_safetensors,
+    refuse_pickles,
+)
+from mmjax.preprocess import Contract
+
+__all__ = ["MODEL_TYPES", "Source", "contract_of", "is_published", "open_source"]
+
+# {model_type of a config.json: module below mmjax.interop.families}
+MODEL_TYPES = {"clip": "clip"}
+OPEN_CLIP = "open_clip_config.json"
+HF_WEIGHTS = ("model.safetensors",)
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A published model, its arrays not yet read.
+
+    Attributes:
+      name: as it was given, an hf:// address with its commit.
+      family: what kind of model it is.
+      config: theirs.
+      tensors: the arrays.
+      image: fields of the contract that its files say of pictures, {} where no file does.
+      words: its tokenizer, or None.
+      missing: {'image' or 'text': the file without which such a call cannot be made}.
+    """
+
+    name: str
+    family: Family
+    config: Mapping[str, Any]
+    tensors: Tensors
+    image: Mapping[str, Any]
+    words: tokenizing.Words | None
+    missing: Mapping[str, str]
+
+
+def is_published(source: str | os.PathLike[str]) -> bool:
+    """Whether a source is somebody else's, not a workdir or checkpoint of ours."""
+    name = os.fspath(source)
+    if name.startswith(hub.SCHEME):
+        return True
+    path = pathlib.Path(name)
+    if path.is_file():
+        return True
+    return (path / OPEN_CLIP).is_file() or _model_type(path) is not None
+
+
+def open_source(source: str | os.PathLike[str]) -> Source:
+    """Opens published weights; their arrays are read later, one by one.
+
+    Args:
+      source: a folder in Hugging Face or open_clip layout, a big_vision .npz, or hf://owner/name.
+
+    Raises:
+      WeightsError: there is none, or it is of a kind that is not built.
+    """
+    name = os.fspath(source)
+    if name.startswith(hub.SCHEME):
+        folder, name = hub.download(name)
+    else:
+        folder = pathlib.Path(name)
+    if folder.is_file():
+        return _from_file(name, folder)
+    if not folder.is_dir():
+        raise WeightsError(f"{name!r}: no such file or folder.")
+    model_type = _model_type(folder)
+    is_hf = model_type is not None and not (
+        (folder / OPEN_CLIP).is_file() and not _has_hf_weights(folder)
+    )
+    if is_hf:
+        return _from_hf(name, folder, model_type)
+    if (folder / OPEN_CLIP).is_file():
+        return _from_open_clip(name, folder)
+    raise WeightsError(
+        f"{name}: neither a config.json with a model_type (Hugging Face) nor {OPEN_CLIP}."
+    )
+
+
+def contract_of(source: Source, model: Any) -> Contract:
+    """The contract of a published model: what its files say, and its own sizes.
+
+    Args:
+      source: the model's.
+      model: ours.
+
+    Raises:
+      WeightsError: the files' picture size is not the model's.
+    """
+    image, text = getattr(model, "image", model), getattr(model, "text", model)
+    fields = dict(source.image)
+    size = getattr(image, "image_size", None)
+    if size is not None and fields.setdefault("image_size", size) != size:
+        raise WeightsError(
+            f"{source.name}: its processor makes pictures of {fields['image_size']} pixels and its "
+            f"model takes {size}."
+        )
+    if hasattr(text, "length"):
+        fields["sequence_length"] = text.length
+    words = source.words
+    if words is not None:
+        pad = words.tokenizer.pad_id
+        fields |= {
+            "tokenizer": words.tokenizer.fingerprint(),
+            "bos": words.bos,
+            "eos": words.eos,
+            "text_cleaning": words.cleaning,
+            "pad_id": 0 if pad is None else pad,
+        }
+    if source.family.name == "open_clip":  # its tokenizer cleans and fills up by its own rule
+        fields |= {"pad_id": 0, "text_cleaning": "clip"}
+    return Contract(**fields)
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a file.
+
+    Raises:
+      WeightsError: it is none.
+    """
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}.") from None
+    if not isinstance(made, dict):
+        raise WeightsError(f"{path} holds no object.")
+    return made
+
+
+def _model_type(folder: pathlib.Path) -> str | None:
+    """What a config.json says that the model is, or None."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found.get("model_type") if isinstance(found, dict) else None
+
+
+def _has_hf_weights(folder: pathlib.Path) -> bool:
+    return any((folder / name).is_file() for name in ("model.safetensors",)) or any(
+        folder.glob("*.safetensors.index.json")
+    )
+
+
+def _family(module: str) -> Family:
+    return importlib.import_module(f"mmjax.interop.families.{module}").FAMILY
+
+
+def _missing(image: Mapping[str, Any], words: tokenizing.Words | None) -> dict[str, str]:
+    """The file that each kind of call lacks."""
+    made = {} if image else {"image": " or ".join(PROCESSORS)}
+    return made if words is not None else {**made, "text": " or ".join(tokenizing.FILES)}
+
+
+def _from_hf(name: str, folder: pathlib.Path, model_type: str) -> Source:
+    if model_type not in MODEL_TYPES:
+        built = ", ".join(sorted(MODEL_TYPES))
+        raise WeightsError(f"{name}: model_type {model_type!r} is not built; {built} are.")
+    tensors = open_safetensors(folder, HF_WEIGHTS)
+    image: dict[str, Any] = {}
+    for file in PROCESSORS:
+        if (folder / file).is_file():
+            found = _json(folder / file)
+            if file == PROCESSORS[0] and "image_processor" not in found:
+                continue
+            image = processing.from_hf(found, str(folder / file))
+            break
+    words = tokenizing.find(folder)
+    config = _json(folder / "config.json")
+    family = _family(MODEL_TYPES[model_type])
+    return Source(name, family, config, tensors, image, words, _missing(image, words))
+
+
+def _from_open_clip(name: str, folder: pathlib.Path) -> Source:
+    config = _json(folder / OPEN_CLIP)
+    if not isinstance(config.get("model_cfg"), dict):
+        raise WeightsError(f"{folder / OPEN_CLIP} holds no model_cfg.")
+    tensors = open_safetensors(folder, OPEN_CLIP_WEIGHTS)
+    family = _family("open_clip")
+    size = config["model_cfg"].get("vision_cfg", {}).get("image_size", 224)
+    size = size if isinstance(size, int) else size[0]
+    image = processing.from_open_clip(config.get("preprocess_cfg") or {}, size, name)
+    words = tokenizing.find(folder)
+    return Source(name, family, config, tensors, image, words, _missing(image, words))
+
+
+def _from_file(name: str, path: pathlib.Path) -> Source:
+    refuse_pickles(path)
+    if path.suffix == ".safetensors":
+        raise WeightsError(
+            f"{name}: arrays without a config; give the folder with its config.json or {OPEN_CLIP}."
+        )
+    raise WeightsError(f"{name}: no published model; a folder or a .npz of big_vision is one.")

@@ -1,0 +1,143 @@
+"""Tokenizers that lie beside published weights, with the tokens that they put round a text."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import tokenizers
+
+from mmjax.data.tokenizers.base import Tokenizer
+from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer, guarded
+from mmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from mmjax.interop.tensors import WeightsError
+
+__all__ = ["FILES", "Words", "find", "open_file"]
+
+PIECES = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+FILES = ("tokenizer.json", *PIECES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """A tokenizer and how it is used.
+
+    Attributes:
+      tokenizer: text to numbers.
+      file: name of the file it was read from.
+      bos: whether a text begins with a special token.
+      eos: whether it ends with one.
+      cleaning: rule applied to a text before.
+    """
+
+    tokenizer: Tokenizer
+    file: str
+    bos: bool
+    eos: bool
+    cleaning: str
+
+
+def find(folder: pathlib.Path) -> Words | None:
+    """The tokenizer of a folder, or None where there is none.
+
+    Raises:
+      WeightsError: its files are damaged, or ask for what is not built.
+    """
+    settings = _settings(folder)
+    kind = str(settings.get("tokenizer_class") or "")
+    # SigLIP's own class reads the pieces; the tokenizer.json beside them leaves its cleaning out.
+    siglip = kind.startswith("Siglip") and not kind.startswith("Siglip2")
+    pieces = next((name for name in PIECES if (folder / name).is_file()), None)
+    try:
+        if (folder / "tokenizer.json").is_file() and not (siglip and pieces):
+            return _from_json(folder / "tokenizer.json", settings)
+        if pieces:
+            return _from_pieces(folder / pieces, settings, siglip)
+    except ValueError as error:
+        raise WeightsError(str(error)) from None
+    return None
+
+
+def open_file(path: pathlib.Path, settings: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer in one file, as a run of ours keeps it.
+
+    Args:
+      path: one of `FILES`.
+      settings: may name 'bos_token', 'eos_token' and 'pad_token'.
+
+    Raises:
+      WeightsError: it is none.
+    """
+    kind = HuggingFaceTokenizer if path.suffix == ".json" else SentencePieceTokenizer
+    named = [_token(settings, f"{role}_token") for role in ("bos", "eos", "pad")]
+    try:
+        return kind(path, *named)
+    except ValueError as error:
+        raise WeightsError(str(error)) from None
+
+
+def _settings(folder: pathlib.Path) -> dict[str, Any]:
+    """What tokenizer_config.json and special_tokens_map.json say, the former first."""
+    made: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            made |= json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError) as error:
+            raise WeightsError(f"{path} cannot be read: {error}.") from None
+    return made
+
+
+def _token(settings: Mapping[str, Any], *roles: str) -> str | None:
+    """The name of the first of these special tokens that is set."""
+    for role in roles:
+        value = settings.get(role)
+        value = value.get("content") if isinstance(value, Mapping) else value
+        if isinstance(value, str) and value:
+            return value
+    return None
+
+
+def _from_json(path: pathlib.Path, settings: Mapping[str, Any]) -> Words:
+    """A tokenizer.json: its own template says what stands round a text."""
+    library = guarded(
+        lambda: tokenizers.Tokenizer.from_buffer(path.read_bytes()), f"{path} cannot be read"
+    )
+    library.no_truncation()
+    library.no_padding()
+    bare = guarded(lambda: library.encode("a", add_special_tokens=False).ids, str(path))
+    framed = guarded(lambda: library.encode("a", add_special_tokens=True).ids, str(path))
+    extra = len(framed) - len(bare)
+    start = next((n for n in range(extra + 1) if framed[n : n + len(bare)] == bare), None)
+    if start is None or start > 1 or extra - start > 1:
+        raise WeightsError(
+            f"{path}: a text becomes {framed}, its tokens alone {bare}; at most one special token "
+            "before and one after is built."
+        )
+    bos = library.id_to_token(framed[0]) if start else None
+    eos = library.id_to_token(framed[-1]) if extra - start else None
+    made = HuggingFaceTokenizer(
+        path,
+        bos or _present(library, _token(settings, "bos_token", "cls_token")),
+        eos or _present(library, _token(settings, "eos_token", "sep_token")),
+        _present(library, _token(settings, "pad_token")),
+    )
+    return Words(made, path.name, bool(start), bool(extra - start), "none")
+
+
+def _present(library: tokenizers.Tokenizer, token: str | None) -> str | None:
+    """The token, or None where the vocabulary lacks it."""
+    return token if token is not None and library.token_to_id(token) is not None else None
+
+
+def _from_pieces(path: pathlib.Path, settings: Mapping[str, Any], siglip: bool) -> Words:
+    """A SentencePiece model; its class's settings say what stands round a text."""
+    made = SentencePieceTokenizer(
+        path,
+        pad_token=_token(settings, "pad_token") or ("</s>" if siglip else None),
+    )
+    bos, eos = settings.get("add_bos_token", False), settings.get("add_eos_token", True)
+    return Words(made, path.name, bool(bos), bool(eos), "siglip" if siglip else "none")
