@@ -132,7 +132,7 @@ def _ours(
             variables[collection] = paths.unflatten(flat)
     contract = Contract.from_json((folder / "preprocess.json").read_text(encoding="utf-8"))
     file = next((folder / file for file in FILES if (folder / file).is_file()), None)
-    tokenizer = file and open_file(file, config.get("tokenizer") or {})
+    tokenizer = file and open_file(file, dict(config.get("tokenizer") or {}))
     missing = {} if tokenizer is not None else {"text": " or ".join(FILES)}
     return Loaded(
         _computing(model, dtype),

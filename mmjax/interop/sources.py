@@ -34,6 +34,7 @@ class Source:
 
     Attributes:
       name: as it was given, an hf:// address with its commit.
+      folder: where its files lie here; of a single file the folder it lies in.
       family: what kind of model it is.
       config: theirs.
       tensors: the arrays.
@@ -43,6 +44,7 @@ class Source:
     """
 
     name: str
+    folder: pathlib.Path
     family: Family
     config: Mapping[str, Any]
     tensors: Tensors
@@ -187,7 +189,7 @@ def _from_hf(name: str, folder: pathlib.Path, model_type: str) -> Source:
     words = tokenizing.find(folder)
     config = _json(folder / "config.json")
     family = _family(MODEL_TYPES[model_type])
-    return Source(name, family, config, tensors, image, words, _missing(image, words))
+    return Source(name, folder, family, config, tensors, image, words, _missing(image, words))
 
 
 def _from_open_clip(name: str, folder: pathlib.Path) -> Source:
@@ -200,7 +202,7 @@ def _from_open_clip(name: str, folder: pathlib.Path) -> Source:
     size = size if isinstance(size, int) else size[0]
     image = processing.from_open_clip(config.get("preprocess_cfg") or {}, size, name)
     words = tokenizing.find(folder)
-    return Source(name, family, config, tensors, image, words, _missing(image, words))
+    return Source(name, folder, family, config, tensors, image, words, _missing(image, words))
 
 
 def _from_file(name: str, path: pathlib.Path) -> Source:

@@ -25,12 +25,14 @@ from mmjax.run.assembly import (
 )
 from mmjax.run.console import say
 from mmjax.run.options import Options
+from mmjax.run.origin import begin_from
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled
-from mmjax.training.home import Home, local_source
+from mmjax.training.home import Home
 from mmjax.training.state import State
-from mmjax.training.warm_start import warm_start
 from mmjax.training.workdir import compare_config
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
 def check_letters(workdir: str) -> None:
@@ -89,6 +91,16 @@ def run_tokenizer(config: ConfigDict, parts: Parts, home: Home) -> Tokenizer | N
     return open_tokenizer(kept)
 
 
+def keep_tokenizer(config: ConfigDict, folder: pathlib.Path) -> None:
+    """Copies a tokenizer that was named into the workdir: who loads the weights needs it."""
+    if not config.tokenizer.path:
+        return
+    kept = f"tokenizer{pathlib.Path(config.tokenizer.path).suffix}"
+    for other in set(TOKENIZERS) - {kept}:
+        (folder / other).unlink(missing_ok=True)
+    named_tokenizer(config).save(folder / kept)
+
+
 def stream_makers(parts: Parts, mesh: Mesh | None = None) -> dict[str, BatchMaker]:
     """{stream: its batches}, with what they hold checked against the contract.
 
@@ -113,6 +125,7 @@ def stream_makers(parts: Parts, mesh: Mesh | None = None) -> dict[str, BatchMake
 
 def begin(
     config: ConfigDict,
+    home: Home,
     compiled: Compiled,
     checkpoints: Checkpoints,
     identity: str,
@@ -125,16 +138,11 @@ def begin(
     if latest is None:
         state = compiled.init()
         if config.init_from:
-            with local_source(config.init_from) as source:
-                warm = warm_start(
-                    state.params,
-                    state.batch_stats,
-                    source,
-                    config.init_rules,
-                    config.init_fresh,
-                    config.init_ema,
-                )
-            state = compiled.with_params(state, *warm)
+            trees, told = begin_from(config, compiled.recipe, state)
+            state = compiled.with_params(state, *trees)
+            if hosts.is_main():
+                for name, content in told.items():
+                    (home.folder / name).write_bytes(content)
         return state, 0, 0
     saved = json.loads(checkpoints.restore_files(latest)["data.json"])
     offset = saved["offset"]

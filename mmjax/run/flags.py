@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mmjax.config import ConfigError, nearest, override
 from mmjax.data import workers
 from mmjax.parallel import hosts
+from mmjax.run.adopting import adopt
 from mmjax.run.config_file import load
 from mmjax.run.options import COMPILES, Options, Stopped
 from mmjax.training.loop import Failed
@@ -80,6 +81,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
     )
     known, overrides = _parse(parser, arguments)
     config = ConfigDict() if known.config is None else load(known.config)
+    adopt(config, overrides)
     for path, text in overrides:
         override(config, path, text)
     if (known.search or known.plan_json) and not known.plan:

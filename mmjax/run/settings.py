@@ -52,10 +52,11 @@ def base_config(
     config.best_is_lowest = False  # True where the best is the lowest, as of a loss
     config.ema = 0.0
     config.params_dtype = "float32"  # 'bfloat16': kernels within the step, beside a float32 master
-    config.init_from = ""  # a workdir or checkpoint of ours
+    config.init_from = ""  # a workdir or checkpoint of ours, or published weights (mmjax.load)
     config.init_rules = (("(.*)", r"\1"),)  # ordered (pattern of its paths, our path or '')
     config.init_fresh = ()  # patterns of our arrays that init_from leaves as they are
     config.init_ema = False
+    config.init_differs = ()  # what may differ from the source, e.g. ('model.image.activation',)
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.sharding_rules = ()  # (path pattern, spec) before those of mmjax.parallel.layout
     config.whole_above_bytes = WHOLE_ABOVE_BYTES  # larger arrays are not left whole on each device

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from mmjax.config import ConfigError, override, to_json
 from mmjax.data.device import Feed
 from mmjax.evaluation.report import write_report
+from mmjax.interop import origin
 from mmjax.objectives.base import check_needs
 from mmjax.parallel import compilation, cpu, hosts
 from mmjax.parallel.accelerator import leave_out_tpu, require
@@ -27,9 +28,11 @@ from mmjax.parallel.watchdog import Watch
 from mmjax.run import environment, tracking
 from mmjax.run.assembly import Parts, assemble, data_identity, with_tokenizer
 from mmjax.run.beginning import (
+    TOKENIZERS,
     begin,
     check_letters,
     check_source,
+    keep_tokenizer,
     run_tokenizer,
     start_mesh,
     stream_makers,
@@ -201,7 +204,7 @@ def _train(
         say(f"sharding: {line}")
     identity = data_identity(config, parts)
     with refusing():
-        state, start, offset = begin(config, compiled, checkpoints, identity, options)
+        state, start, offset = begin(config, home, compiled, checkpoints, identity, options)
         accept()
     files = {
         "config.json": text,
@@ -217,9 +220,11 @@ def _train(
     }
     online, more = tracking.begin(config, folder, checkpoints.restore_files(start) if start else {})
     files |= more
-    tokenizer = folder / "tokenizer.json"
-    if tokenizer.exists():
-        files["tokenizer.json"] = tokenizer.read_text(encoding="utf-8")
+    if hosts.is_main():
+        keep_tokenizer(config, folder)
+    for name in (*TOKENIZERS, *origin.FILES):
+        if (folder / name).exists():
+            files[name] = (folder / name).read_bytes()
     if hosts.is_main():
         for name in ("environment.json", "preprocess.json"):
             (folder / name).write_text(files[name], encoding="utf-8")

@@ -26,6 +26,9 @@ _SMALL = (
     "environment.json",
     "preprocess.json",
     "tokenizer.json",
+    "tokenizer.model",
+    "origin.json",
+    "aside.npz",
     "report.html",
     "evaluations",
 )

@@ -9,17 +9,16 @@ import numpy as np
 
 from mmjax import paths
 from mmjax.models.layers.positions import resize
-from mmjax.training.checkpoint import restore_params
 from mmjax.typing import PyTree
 
 
 def warm_start(
     params: PyTree,
     statistics: PyTree,
+    theirs: tuple[PyTree, PyTree],
     source: str,
     rules: Sequence[tuple[str, str]],
     fresh: Sequence[str] = (),
-    ema: bool = False,
 ) -> tuple[PyTree, PyTree]:
     """Another run's parameters and running statistics in our trees; the rest starts anew.
 
@@ -30,10 +29,10 @@ def warm_start(
     Args:
       params: the new run's parameters as initialised, or their shapes.
       statistics: its running statistics, or their shapes; {} for none.
-      source: a workdir of ours, its checkpoints or one checkpoint.
+      theirs: (parameters, running statistics) of the source.
+      source: what to call it in errors.
       rules: ordered (pattern of a source path, our path with groups as in `re.sub`, or '' to skip).
       fresh: patterns of our arrays that keep their initialisation.
-      ema: take the source's moving average instead of its raw parameters.
 
     Returns:
       (parameters, statistics), of numpy arrays where values came from the source.
@@ -41,7 +40,6 @@ def warm_start(
     Raises:
       ValueError: arrays left over on either side, or a shape that cannot be made fit.
     """
-    theirs = restore_params(source, "ema" if ema else "params")
     pairs = zip((params, statistics), theirs, ("parameters", "running statistics"), strict=True)
     filled = [_fill(ours, given, rules, fresh, source, what) for ours, given, what in pairs]
     return filled[0], filled[1]
@@ -64,7 +62,7 @@ def _fill(
         if target is None or (target and target not in ours):
             lost.append(f"{path} -> {target}" if target else path)
         elif target:
-            made[target] = fit(target, np.asarray(value), tuple(ours[target].shape))
+            made[target] = fit(target, np.asarray(value), ours[target])
     if lost:
         raise ValueError(
             f"init_from={name}: no place for {len(lost)} of {len(given)} {what}: {_some(lost)}. "
@@ -79,14 +77,25 @@ def _fill(
     return paths.unflatten({path: made.get(path, value) for path, value in ours.items()})
 
 
-def fit(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A source array in our shape; tables of positions are resized, anything else must match.
+def fit(path: str, value: np.ndarray, ours: Any) -> np.ndarray:
+    """A source array in our shape.
+
+    Tables of positions are resized; a vocabulary may have grown, and its new rows keep their
+    initial values; anything else must match.
+
+    Args:
+      path: of our array.
+      value: the source's.
+      ours: our array as initialised, or its shape and type where nothing has grown.
 
     Raises:
-      ValueError: shapes differ and it is no table of positions of the same width.
+      ValueError: shapes differ otherwise.
     """
+    shape = tuple(ours.shape)
     if value.shape == shape:
         return value
+    if path.endswith("token_embedding") and value.shape[1:] == shape[1:] and len(value) < shape[0]:
+        return np.concatenate([value, np.asarray(ours[len(value) :], value.dtype)])
     is_table = path.endswith("position_embedding") and len(shape) == 2
     if not is_table or value.shape[1:] != shape[1:]:
         raise ValueError(f"init_from: {path} is {value.shape} there and {shape} here.")
@@ -94,6 +103,20 @@ def fit(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return _resize_length(value, shape[0])
     extra = 0 if _is_square(value.shape[0]) and _is_square(shape[0]) else 1
     return np.asarray(resize(jnp.asarray(value), shape[0] - extra, extra))
+
+
+def taken(tree: PyTree, rules: Sequence[tuple[str, str]], theirs: str, ours: str) -> bool:
+    """Whether any array of one part of a source goes to a part of ours.
+
+    Args:
+      tree: the source's parameters.
+      rules: see `warm_start`.
+      theirs: the first step of the source's paths, e.g. 'image'; '' is any.
+      ours: the first step of our paths.
+    """
+    chosen = (path for path in paths.flatten(tree) if not theirs or path.startswith(f"{theirs}/"))
+    targets = (_target(rules, path) for path in chosen)
+    return any(target and target.startswith(f"{ours}/") for target in targets)
 
 
 def _resize_length(table: np.ndarray, length: int) -> np.ndarray:

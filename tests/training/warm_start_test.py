@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.training.checkpoint import Checkpoints
-from mmjax.training.warm_start import fit, warm_start
+from mmjax.training.checkpoint import Checkpoints, restore_params
+from mmjax.training.warm_start import fit, taken, warm_start
 
 PARAMS = {
     "image": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3), "bias": np.ones(3, "f4")},
@@ -26,8 +26,13 @@ def source(tmp_path_factory):
     return str(folder)
 
 
+def warm(ours, statistics, source, rules, fresh=(), ema=False):
+    theirs = restore_params(source, "ema" if ema else "params")
+    return warm_start(ours, statistics, theirs, source, rules, fresh)
+
+
 def warm_params(ours, source, rules, fresh=(), ema=False):
-    return warm_start(ours, {}, source, rules, fresh, ema)[0]
+    return warm(ours, {}, source, rules, fresh, ema)[0]
 
 
 def zeros():
@@ -98,7 +103,7 @@ def normed(tmp_path_factory):
 @pytest.mark.parametrize("inner", ["", "checkpoints", "checkpoints/1"])
 @pytest.mark.parametrize("ema", [False, True])
 def test_running_statistics_come_along(normed, inner, ema):
-    params, statistics = warm_start(zeros(), NONE, str(normed / inner), SAME, ema=ema)
+    params, statistics = warm(zeros(), NONE, str(normed / inner), SAME, ema=ema)
     assert params["image"]["kernel"].any() != ema
     jax.tree.map(np.testing.assert_array_equal, statistics, STATISTICS)
 
@@ -106,22 +111,22 @@ def test_running_statistics_come_along(normed, inner, ema):
 def test_running_statistics_are_renamed_with_the_parameters_beside_them(normed):
     ours = {"tower": zeros()["image"], "text": zeros()["text"]}
     rules = (("image/(.*)", r"tower/\1"), *SAME)
-    params, statistics = warm_start(ours, {"tower": NONE["image"]}, str(normed), rules)
+    params, statistics = warm(ours, {"tower": NONE["image"]}, str(normed), rules)
     np.testing.assert_array_equal(params["tower"]["kernel"], PARAMS["image"]["kernel"])
     jax.tree.map(np.testing.assert_array_equal, statistics, {"tower": STATISTICS["image"]})
 
 
 def test_running_statistics_of_the_source_are_not_dropped_silently(normed):
     with pytest.raises(ValueError, match=r"no place for 2 of 2 running stat.*: image/norm/mean"):
-        warm_start(zeros(), {}, str(normed), SAME)
-    warm_start(zeros(), {}, str(normed), ANEW)
+        warm(zeros(), {}, str(normed), SAME)
+    warm(zeros(), {}, str(normed), ANEW)
 
 
 def test_running_statistics_of_ours_are_not_left_anew_silently(source, normed):
     with pytest.raises(ValueError, match=r"nothing for 2 of our 2 running stat.*: image/norm/mean"):
-        warm_start(zeros(), NONE, source, SAME)
+        warm(zeros(), NONE, source, SAME)
     for given, rules in ((source, SAME), (str(normed), ANEW)):
-        _, statistics = warm_start(zeros(), NONE, given, rules, FRESH)
+        _, statistics = warm(zeros(), NONE, given, rules, FRESH)
         jax.tree.map(np.testing.assert_array_equal, statistics, NONE)
 
 
@@ -135,15 +140,31 @@ def test_another_shape_is_an_error_unless_it_is_a_table_of_positions(source):
 @pytest.mark.parametrize(("old", "new", "extra"), [(16, 64, 0), (17, 65, 1), (64, 16, 0)])
 def test_picture_positions_are_resized_and_a_class_token_kept(old, new, extra):
     table = np.random.default_rng(0).normal(size=(old, 5)).astype(np.float32)
-    made = fit("image/position_embedding", table, (new, 5))
+    made = fit("image/position_embedding", table, np.zeros((new, 5), "f4"))
     assert made.shape == (new, 5)
     np.testing.assert_array_equal(made[:extra], table[:extra])
-    flat = fit("image/position_embedding", np.ones((old, 5), "f4"), (new, 5))
+    flat = fit("image/position_embedding", np.ones((old, 5), "f4"), np.zeros((new, 5), "f4"))
     np.testing.assert_allclose(flat, 1, rtol=1e-5)
 
 
 def test_text_positions_are_cut_or_stretched():
     table = np.linspace(0, 1, 8, dtype=np.float32)[:, None] * np.ones((1, 3), "f4")
-    np.testing.assert_array_equal(fit("text/position_embedding", table, (5, 3)), table[:5])
-    longer = fit("text/position_embedding", table, (15, 3))
+    np.testing.assert_array_equal(
+        fit("text/position_embedding", table, np.zeros((5, 3), "f4")), table[:5]
+    )
+    longer = fit("text/position_embedding", table, np.zeros((15, 3), "f4"))
     np.testing.assert_allclose(longer[:, 0], np.linspace(0, 1, 15), atol=1e-6)
+
+
+def test_a_grown_vocabulary_keeps_the_sources_rows_and_its_own_new_ones():
+    theirs, ours = np.ones((5, 3), "f4"), np.full((7, 3), 2, "f4")
+    made = fit("text/token_embedding", theirs, ours)
+    np.testing.assert_array_equal(made, np.concatenate([theirs, ours[5:]]))
+    with pytest.raises(ValueError, match=r"token_embedding is \(7, 3\) there and \(5, 3\) here"):
+        fit("text/token_embedding", ours, theirs)
+
+
+def test_a_tower_is_taken_where_one_of_its_arrays_is():
+    assert taken(PARAMS, SAME, "text", "text")
+    assert not taken(PARAMS, (("image/.*", r"\g<0>"), (".*", "")), "text", "text")
+    assert taken(PARAMS, (("image/(.*)", r"image/\1"), (".*", "")), "", "image")

@@ -1,0 +1,118 @@
+"""A run that begins with published weights: as a person types it, to its workdir and back."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+import mmjax
+from mmjax import paths
+from mmjax.config import ConfigError
+from mmjax.run.flags import parse_train
+from mmjax.run.training import train
+
+ROOT = pathlib.Path(__file__).parents[2]
+SOURCE = ROOT / "tests" / "golden" / "whole" / "clip_hf"
+
+
+@pytest.fixture(scope="module")
+def shard(lab, tmp_path_factory):
+    return lab.write_tar(tmp_path_factory.mktemp("shards") / "a.tar", lab.good_samples(16))
+
+
+def run(shard, workdir, *overrides, config="finetune.py"):
+    """Trains two steps as the command line would; gives the config."""
+    arguments = [f"--config={ROOT / 'configs' / config}", f"--workdir={workdir}"]
+    small = {"steps": 2, "batch_size": 8, "save_steps": 2, "eval_steps": 0, "dtype": "float32"}
+    small |= {"data.path": shard, "eval_data.path": shard, "log_steps": 1}
+    arguments += [f"--config.{name}={value}" for name, value in small.items()]
+    config, workdir, options = parse_train([*arguments, *overrides])
+    train(config, workdir, options)
+    return config
+
+
+def flat(loaded):
+    return {path: np.asarray(x) for path, x in paths.flatten(loaded.variables).items()}
+
+
+@pytest.fixture(scope="module")
+def full(shard, tmp_path_factory):
+    """The workdir of a fine-tuning of both towers."""
+    workdir = tmp_path_factory.mktemp("full") / "run"
+    run(shard, workdir, f"--config.init_from={SOURCE}")
+    return workdir
+
+
+def test_all_of_a_published_model_is_fine_tuned_and_its_workdir_loads(full):
+    source, tuned = mmjax.load(SOURCE), mmjax.load(full)
+    before, after = flat(source), flat(tuned)
+    assert set(before) == set(after)
+    moved = {path for path in before if not np.array_equal(before[path], after[path])}
+    assert {path.split("/")[1] for path in moved} >= {"image", "text", "log_scale"}
+    for path in before:  # two small steps away, not anywhere else
+        np.testing.assert_allclose(after[path], before[path], atol=1e-3)
+    np.testing.assert_array_equal(
+        tuned.token_ids(["a photo of a cat"])["token_ids"],
+        source.token_ids(["a photo of a cat"])["token_ids"],
+    )
+    assert tuned.contract == source.contract
+    image = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
+    apart = np.abs(tuned.encode_image(image) - source.encode_image(image)).max()
+    assert 0 < apart < 0.05
+
+
+def test_the_workdir_tells_where_its_weights_came_from(full):
+    told = json.loads((full / "origin.json").read_text())
+    assert told["source"] == str(SOURCE)
+    assert told["family"] == "hf/clip"
+    assert (full / "checkpoints" / "2" / "origin.json").exists()
+    saved = json.loads((full / "config.json").read_text())
+    assert saved["model"]["image"]["activation"] == "quick_gelu"
+    assert saved["preprocess"]["resize"] == "shortest"
+
+
+def test_a_tower_can_be_locked_and_positions_fit_another_picture_size_and_length(shard, tmp_path):
+    run(
+        shard,
+        tmp_path / "run",
+        f"--config.init_from={SOURCE}",
+        "--config.optimizer.frozen=('image/.*',)",
+        "--config.image_size=32",
+        "--config.sequence_length=12",
+    )
+    before, after = flat(mmjax.load(SOURCE)), flat(mmjax.load(tmp_path / "run"))
+    assert after["params/image/position_embedding"].shape[0] == 1 + 4 * 4
+    assert after["params/text/position_embedding"].shape[0] == 12
+    for path in before:
+        if path.endswith(("position_embedding", "key/bias")):  # another size; no gradient
+            continue
+        same = np.array_equal(before[path], after[path])
+        assert same == path.startswith("params/image/"), path
+
+
+def test_what_a_run_would_do_otherwise_than_the_source_is_named_on_both_sides(shard, tmp_path):
+    changes = ("--config.model.image.activation=gelu", "--config.preprocess.mean=(0.5,0.5,0.5)")
+    given = f"--config.init_from={SOURCE}"
+    with pytest.raises(ConfigError, match=r"'quick_gelu' there and 'gelu' here.*preprocess.mean"):
+        run(shard, tmp_path / "run", given, *changes)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_without_a_source_the_recipe_says_what_to_give(shard, tmp_path):
+    with pytest.raises(ConfigError, match=r"give --config\.init_from="):
+        run(shard, tmp_path / "run")
+    with pytest.raises(ConfigError, match="no published weights"):
+        run(shard, tmp_path / "run", f"--config.init_from={tmp_path}")
+
+
+def test_it_may_be_done_otherwise_and_going_on_needs_nothing_of_the_source(shard, tmp_path):
+    given = f"--config.init_from={SOURCE}"
+    changed = "--config.model.image.activation=gelu"
+    run(shard, tmp_path / "run", given, changed, "--config.init_differs=('model.image.*',)")
+    config = f"--config={tmp_path / 'run' / 'config.json'}"
+    made, workdir, options = parse_train(
+        [config, f"--workdir={tmp_path / 'run'}", "--config.steps=3", "--resume"]
+    )
+    train(made, workdir, options)
+    assert (tmp_path / "run" / "checkpoints" / "3").exists()
