@@ -18,7 +18,7 @@ from mmjax.interop.tensors import (
 )
 from mmjax.preprocess import Contract
 
-__all__ = ["MODEL_TYPES", "Source", "contract_of", "is_published", "open_source"]
+__all__ = ["MODEL_TYPES", "Source", "contract_of", "family_named", "is_published", "open_source"]
 
 # {model_type of a config.json: module below mmjax.interop.families}
 MODEL_TYPES = {"clip": "clip"}
@@ -163,7 +163,8 @@ def _has_hf_weights(folder: pathlib.Path) -> bool:
     )
 
 
-def _family(module: str) -> Family:
+def family_named(module: str) -> Family:
+    """The family in a module below mmjax.interop.families."""
     return importlib.import_module(f"mmjax.interop.families.{module}").FAMILY
 
 
@@ -188,7 +189,7 @@ def _from_hf(name: str, folder: pathlib.Path, model_type: str) -> Source:
             break
     words = tokenizing.find(folder)
     config = _json(folder / "config.json")
-    family = _family(MODEL_TYPES[model_type])
+    family = family_named(MODEL_TYPES[model_type])
     return Source(name, folder, family, config, tensors, image, words, _missing(image, words))
 
 
@@ -197,7 +198,7 @@ def _from_open_clip(name: str, folder: pathlib.Path) -> Source:
     if not isinstance(config.get("model_cfg"), dict):
         raise WeightsError(f"{folder / OPEN_CLIP} holds no model_cfg.")
     tensors = open_safetensors(folder, OPEN_CLIP_WEIGHTS)
-    family = _family("open_clip")
+    family = family_named("open_clip")
     size = config["model_cfg"].get("vision_cfg", {}).get("image_size", 224)
     size = size if isinstance(size, int) else size[0]
     image = processing.from_open_clip(config.get("preprocess_cfg") or {}, size, name)
