@@ -8,12 +8,10 @@ stand in for it:
   python tests/golden/make_resnet.py
 """
 
-import importlib.abc
-import importlib.machinery
 import json
 import pathlib
-import sys
 
+import fixtures
 import numpy as np
 import torch
 
@@ -21,36 +19,6 @@ FOLDER = pathlib.Path(__file__).parent
 PLAIN = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CLIP = {"clip_rn50": "RN50", "clip_rn101": "RN101", "clip_rn50x4": "RN50x4"}
 CLIP |= {"clip_rn50x16": "RN50x16", "clip_rn50x64": "RN50x64"}
-
-
-class Anything(type):
-    """A class that has every attribute."""
-
-    def __getattr__(cls, attribute):
-        if attribute.startswith("__"):
-            raise AttributeError(attribute)
-        return attribute
-
-
-class Unused(metaclass=Anything):
-    """Any name of torchvision; it may be subclassed or looked into, and does nothing."""
-
-
-class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds an empty module under every name of torchvision."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "torchvision":
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-
-    def exec_module(self, module):
-        module.__getattr__ = unused
-
-
-def unused(attribute):
-    if attribute.startswith("__"):
-        raise AttributeError(attribute)
-    return Unused
 
 
 def draw(model):
@@ -97,7 +65,7 @@ def observe(name, model, features):
 
 def main():
     """Makes all of it."""
-    sys.meta_path.insert(0, StandIn())
+    fixtures.without_torchvision()
     import open_clip
     import timm
     from open_clip.modified_resnet import ModifiedResNet

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mmjax.models.interfaces import TowerOutput
 from mmjax.models.layers.dense import product_of
 from mmjax.typing import Array, Float, Int
 
@@ -22,6 +23,15 @@ class Classifier(nn.Module):
         """Makes the head; it and the scores are float32."""
         self.head = nn.Dense(self.num_classes, dot_general=product_of(self, "head"))
 
+    def encode(
+        self,
+        image: Float[Array, "batch height width channels"],
+        row: Int[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> TowerOutput:
+        """What the tower gives of normalised pictures."""
+        return self.image(image, row=row, train=train)
+
     def classify(
         self,
         image: Float[Array, "batch height width channels"],
@@ -29,7 +39,7 @@ class Classifier(nn.Module):
         train: bool = False,
     ) -> Float[Array, "batch classes"]:
         """Scores of each class, before any softmax, of normalised pictures."""
-        return self.head(self.image(image, row=row, train=train).pooled.astype(jnp.float32))
+        return self.head(self.encode(image, row, train).pooled.astype(jnp.float32))
 
     def __call__(
         self,
