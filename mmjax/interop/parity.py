@@ -32,6 +32,7 @@ GRADIENT = "grad_norm."
 RUNNERS = {
     "transformers.models.clip.modeling_clip.CLIPModel": "clip",
     "open_clip.model.CLIP": "open_clip",
+    "timm.models.resnet.ResNet": "resnet",
 }
 
 
@@ -226,3 +227,15 @@ def _difference(name: str, ours: np.ndarray | None, theirs: np.ndarray) -> Diffe
 def image_of(pixel_values: np.ndarray) -> Any:
     """[batch, channels, height, width] of torch as [batch, height, width, channels]."""
     return jnp.asarray(pixel_values).transpose(0, 2, 3, 1)
+
+
+def channels_first(tokens: Any, image: tuple[int, ...]) -> Any:
+    """A ResNet's features, [batch, places, channels], as a map, [batch, channels, rows, columns].
+
+    Args:
+      tokens: the features in reading order.
+      image: shape of the pictures, which were halved five times.
+    """
+    rows, columns = (-(-side // 32) for side in image[1:3])
+    x = jnp.asarray(tokens).reshape(tokens.shape[0], rows, columns, -1)
+    return x.transpose(0, 3, 1, 2)  # [b, h, w, c] -> [b, c, h, w]

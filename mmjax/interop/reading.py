@@ -49,7 +49,8 @@ def _example(model: Any) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for word in words_of(model):
         if word == "image":
-            made[word] = jnp.zeros((1, image.image_size, image.image_size, 3))
+            side = getattr(image, "image_size", 32)  # a ResNet takes any
+            made[word] = jnp.zeros((1, side, side, 3))
         elif word == "token_ids":
             made[word] = jnp.zeros((1, text.length), jnp.int32)
         elif word == "text_mask":

@@ -97,7 +97,7 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
 
 def make_recipe(made: Mapping[str, Any]) -> Recipe:
     """The recipe of built values, by the config's keys (`RECIPE`)."""
-    return Recipe(**{field: made[key] for field, key in zip(_RECIPE_FIELDS, RECIPE)})
+    return Recipe(**{f: made[key] for f, key in zip(_RECIPE_FIELDS, RECIPE) if key in made})
 
 
 def _everything(parts: Parts) -> list[Dataset]:

@@ -20,6 +20,7 @@ from mmjax.parallel.limits import Watchdog
 from mmjax.preprocess import Contract
 from mmjax.training.loop import Rhythm
 from mmjax.training.precision import PARAMS_DTYPES
+from mmjax.training.statistics import check_choice
 from mmjax.training.weights_and_biases import check_installed
 
 
@@ -43,6 +44,7 @@ def base_config(
     config.batch_size = batch_size
     config.seed = seed
     config.micro_batches = 1  # parts of a batch, for less memory; the gradient stays the same
+    config.statistics = "batch"  # whose normalise: 'batch', 'micro' (-batches) or 'frozen'
     config.log_steps = log_steps
     config.eval_steps = 0
     config.save_steps = save_steps
@@ -136,6 +138,10 @@ def check_keys(config: ConfigDict) -> None:
         raise ConfigError(
             f"params_dtype={config.params_dtype!r} is none of {', '.join(PARAMS_DTYPES)}."
         )
+    try:
+        check_choice(config.get("statistics", "batch"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not 0 <= config.ema < 1:
         raise ConfigError(f"ema={config.ema}: a decay is at least 0 and below 1 (0 keeps none).")
 

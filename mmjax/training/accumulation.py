@@ -7,6 +7,10 @@ again, and that gradient is taken back through the towers. So the negatives are 
 batch, and the memory is that of one micro-batch. An objective that sums over examples needs only
 the number it is divided by beforehand.
 
+A layer that normalises by the batch sees one micro-batch at a time, so with such layers the
+gradient is another than that of the undivided batch. Their running statistics move once a step, by
+the mean over the micro-batches, as the first pass gives them.
+
 Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"
 (GradCache), section 3; Cui et al. (BASIC), section 4.1.
 """
@@ -51,7 +55,7 @@ def accumulated_gradients(
     prepare: Callable[[Batch], Batch],
     batches: Mapping[str, Batch],
     micro_batches: int,
-) -> tuple[Any, dict[str, Loss], PyTree]:
+) -> tuple[Any, dict[str, Loss], PyTree, PyTree]:
     """The loss, its parts and its gradient, as of the undivided batch.
 
     Args:
@@ -64,15 +68,16 @@ def accumulated_gradients(
       micro_batches: number of parts, at least 2; divides each device's rows.
 
     Returns:
-      Σ weight × mean loss; {goal: Loss}; the gradient, shaped as `trainable`.
+      Σ weight × mean loss; {goal: Loss}; the gradient, shaped as `trainable`; the running
+      statistics after it.
     """
     coupled = {name: part for name, part in goals.items() if isinstance(part.objective, Coupled)}
     additive = {name: part for name, part in goals.items() if name not in coupled}
     divided = jax.tree.map(lambda x: divide(x, micro_batches), dict(batches))
     numbers = jnp.arange(micro_batches)
 
-    def run(trainable: PyTree, number: Any, stored: Mapping[str, Batch]) -> tuple[Any, Any]:
-        """({goal: its embeddings}, {goal: its sums}) of one micro-batch."""
+    def run(trainable: PyTree, number: Any, stored: Mapping[str, Batch]) -> tuple[Any, Any, Any]:
+        """({goal: its embeddings}, {goal: its sums}, statistics after it) of one micro-batch."""
         forward = make_forward(trainable, number)
         ready = {name: prepare(batch) for name, batch in stored.items()}
         embedded = {n: g.objective.embed(forward[n], ready[g.stream]) for n, g in coupled.items()}
@@ -80,14 +85,15 @@ def accumulated_gradients(
             n: dataclasses.replace(g.objective(forward[n], ready[g.stream], g.memory), state=())
             for n, g in additive.items()
         }
-        return embedded, summed
+        return embedded, summed, next(iter(forward.values())).statistics
 
     def first(_: None, part: Any) -> tuple[None, Any]:
-        embedded, summed = run(trainable, *part)
+        embedded, summed, statistics = run(trainable, *part)
         # Of the sums only the counts are asked for: the compiler drops the towers behind the rest.
-        return None, (embedded, {name: loss.count for name, loss in summed.items()})
+        return None, (embedded, {name: loss.count for name, loss in summed.items()}, statistics)
 
-    _, (embedded, counts) = jax.lax.scan(first, None, (numbers, divided))
+    _, (embedded, counts, statistics) = jax.lax.scan(first, None, (numbers, divided))
+    statistics = jax.tree.map(lambda x: x.mean(0), statistics)
     counts = {name: count.sum() for name, count in counts.items()}
     whole = jax.tree.map(unite, embedded)
 
@@ -113,7 +119,7 @@ def accumulated_gradients(
         number, stored, back = part
 
         def outputs(trainable: PyTree) -> tuple[Any, Any]:
-            embedded, summed = run(trainable, number, stored)
+            embedded, summed, _ = run(trainable, number, stored)
             floats = {name: with_gradient(embeddings) for name, embeddings in embedded.items()}
             return (floats, {name: loss.total for name, loss in summed.items()}), summed
 
@@ -127,7 +133,7 @@ def accumulated_gradients(
         losses[name] = jax.tree.map(lambda x: x.sum(0), summed[name])
         losses[name] = dataclasses.replace(losses[name], state=goal.memory)
         loss += goal.weight * losses[name].mean()
-    return loss, {name: losses[name] for name in goals}, grads
+    return loss, {name: losses[name] for name in goals}, grads, statistics
 
 
 def divide(x: Any, micro_batches: int) -> Any:
@@ -157,6 +163,7 @@ def check_micro_batches(
     batch_sizes: Mapping[str, int],
     shards: int,
     statistics: PyTree,
+    choice: str = "batch",
 ) -> None:
     """Raises ValueError where a batch cannot be taken in so many parts, with numbers that can.
 
@@ -166,6 +173,7 @@ def check_micro_batches(
       batch_sizes: {stream: rows of the global batch}.
       shards: devices over which a batch is cut.
       statistics: the model's running statistics, {} for none.
+      choice: the recipe's `statistics`.
     """
     if micro_batches < 1:
         raise ValueError(f"micro_batches={micro_batches}: 1 (undivided) or more.")
@@ -187,10 +195,11 @@ def check_micro_batches(
                 "neither Coupled (embed and compare) nor Additive (sums over examples), so it "
                 "cannot be taken in parts; set micro_batches=1."
             )
-    if jax.tree.leaves(statistics):
+    if choice == "batch" and jax.tree.leaves(statistics):
         raise ValueError(
-            f"micro_batches={micro_batches}: the model keeps running statistics over the whole "
-            "batch, which parts of it do not have; set micro_batches=1."
+            f"micro_batches={micro_batches}: the model normalises by the statistics of the whole "
+            "batch, which parts of it do not have. Set micro_batches=1, or statistics='micro' "
+            "(each part is normalised by its own) or 'frozen' (by the running ones, which stay)."
         )
 
 

@@ -22,8 +22,9 @@ from mmjax.typing import Batch, PyTree
 
 def _countable(model: Any) -> Any:
     """The model with no tower recomputing anything or hiding products in a kernel's call."""
+    plain = {"remat": "none", "attention": "xla"}
     towers = {
-        name: tower.clone(remat="none", attention="xla")
+        name: tower.clone(**{key: value for key, value in plain.items() if hasattr(tower, key)})
         for name, tower in vars(model).items()
         if hasattr(tower, "remat")
     }
@@ -84,6 +85,7 @@ class Compiled:
             {name: words["valid"].shape[0] for name, words in self.batches.items()},
             mesh.shape["data"] * mesh.shape["fsdp"],
             shape.batch_stats,
+            recipe.statistics,
         )
         self.layout = lay_out(shape, mesh, rules, whole_above_bytes)
         self.shardings = map_with_path(

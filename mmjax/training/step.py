@@ -17,6 +17,7 @@ from mmjax.training.ema import ema_decay, ema_update
 from mmjax.training.optimizers.base import Optimizer, merge, position
 from mmjax.training.precision import in_forward
 from mmjax.training.state import State, add_samples, new_counters
+from mmjax.training.statistics import check_choice, fixed_statistics, held, with_fixed
 from mmjax.typing import Batch, PyTree
 
 
@@ -54,6 +55,13 @@ class Recipe:
         undivided batch.
       params_dtype: type of the parameters within the step, see `in_forward`; the state's own
         are float32.
+      statistics: whose statistics normalise in training, in models that keep running ones: those
+        of the whole 'batch', which micro-batches refuse; those of each micro-batch ('micro'),
+        whose mean moves the running ones; or the running ones themselves, which stay ('frozen').
+        In a frozen tower it is the last always.
+
+    Raises:
+      ValueError: an unknown name in `statistics`.
     """
 
     model: Any
@@ -64,10 +72,21 @@ class Recipe:
     ema: float = 0.0
     micro_batches: int = 1
     params_dtype: str = "float32"
+    statistics: str = "batch"
+
+    def __post_init__(self) -> None:
+        check_choice(self.statistics)
 
 
-def apply_model(model: Any) -> Callable[..., tuple[Any, PyTree]]:
-    """How `Forward` runs the model: (output, running statistics after the call)."""
+def apply_model(
+    model: Any, fixed: frozenset[str] = frozenset()
+) -> Callable[..., tuple[Any, PyTree]]:
+    """How `Forward` runs the model: (output, running statistics after the call).
+
+    Args:
+      model: has `apply` as a flax module does.
+      fixed: paths of the running statistics that are used in training and stay.
+    """
 
     def apply(
         method: str, variables: PyTree, inputs: Mapping[str, Any], train: bool, rngs: PyTree
@@ -76,6 +95,7 @@ def apply_model(model: Any) -> Callable[..., tuple[Any, PyTree]]:
         how = {"train": train} if "train" in takes else {}
         if not (train and "batch_stats" in variables):
             return model.apply(variables, **inputs, **how, method=method, rngs=rngs), {}
+        variables = with_fixed(variables, fixed)
         output, after = model.apply(
             variables, **inputs, **how, method=method, rngs=rngs, mutable=["batch_stats"]
         )
@@ -135,14 +155,20 @@ def score(
 ) -> tuple[dict[str, Any], PyTree]:
     """({goal's name: Loss}, running statistics after it) of one step's batches."""
     model_params, owned = split_params(params)
-    forward = Forward(apply_model(recipe.model), model_params, statistics, train, key)
+    fixed = _fixed(recipe, params, statistics) if train else frozenset()
+    forward = Forward(apply_model(recipe.model, fixed), model_params, statistics, train, key)
     losses = {
         name: goal.objective(
             forward.owning(owned.get(name, {})), batches[goal.stream], memory[name]
         )
         for name, goal in recipe.goals.items()
     }
-    return losses, forward.statistics
+    return losses, held(forward.statistics, statistics, fixed)
+
+
+def _fixed(recipe: Recipe, params: PyTree, statistics: PyTree) -> frozenset[str]:
+    """Paths of the running statistics that training leaves as they are."""
+    return fixed_statistics(statistics, *recipe.optimizer.split(params), recipe.statistics)
 
 
 def loss_and_grads(
@@ -161,20 +187,22 @@ def loss_and_grads(
         return in_forward(params, recipe.params_dtype)
 
     if recipe.micro_batches > 1:
+        fixed = _fixed(recipe, state.params, state.batch_stats)
+        model = apply_model(recipe.model, fixed)
 
         def forwards(trainable: PyTree, part: Any) -> dict[str, Forward]:
             params, owned = split_params(whole(trainable))
-            forward = Forward(apply_model(recipe.model), params, {}, True, key, part)
+            forward = Forward(model, params, state.batch_stats, True, key, part)
             return {name: forward.owning(owned.get(name, {})) for name in recipe.goals}
 
         goals = {
             name: Part(goal.objective, goal.stream, weights[name], state.objectives[name])
             for name, goal in recipe.goals.items()
         }
-        loss, losses, grads = accumulated_gradients(
+        loss, losses, grads, statistics = accumulated_gradients(
             goals, trainable, forwards, prepare, batches, recipe.micro_batches
         )
-        return loss, losses, state.batch_stats, grads
+        return loss, losses, held(statistics, state.batch_stats, fixed), grads
 
     ready = {name: prepare(batch) for name, batch in batches.items()}
 

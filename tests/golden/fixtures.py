@@ -3,12 +3,12 @@
 Used by the scripts make_*.py beside this file, where torch and the reference are installed.
 """
 
+import importlib.abc
 import importlib.machinery
 import inspect
 import json
 import pathlib
 import sys
-import types
 
 import numpy as np
 import torch
@@ -17,28 +17,38 @@ from safetensors.torch import save_file
 PUBLISHED = pathlib.Path(__file__).parent / "published"
 
 
-def without_torchvision() -> None:
-    """Lets open_clip and timm be imported where torchvision is not installed.
+class _Anything(type):
+    """A class that has every attribute."""
 
-    They ask for it for picture transforms that no golden uses.
-    """
-
-    for name in ("", ".ops", ".ops.misc", ".transforms", ".transforms.functional"):
-        path = f"torchvision{name}"
-        module = types.ModuleType(path)
-        module.__spec__ = importlib.machinery.ModuleSpec(path, None)
-        module.__path__ = []
-        module.__getattr__ = _nothing
-        sys.modules[path] = module
-        parent, _, child = path.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], child, module)
+    def __getattr__(cls, attribute):
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        return attribute
 
 
 def _nothing(attribute: str) -> type:
     if attribute.startswith("__"):
         raise AttributeError(attribute)
-    return type(attribute, (), {"BICUBIC": None, "BILINEAR": None, "NEAREST": None})
+    return _Anything(attribute, (), {})
+
+
+class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds an empty module under every name of torchvision."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torchvision":
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def exec_module(self, module):
+        module.__getattr__ = _nothing
+
+
+def without_torchvision() -> None:
+    """Lets open_clip and timm be imported where torchvision is not installed.
+
+    They ask for it for picture transforms and data sets that no golden uses.
+    """
+    sys.meta_path.insert(0, _StandIn())
 
 
 def shake(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -284,19 +284,3 @@ def test_what_cannot_be_divided_is_refused():
     whole = dataclasses.replace(made, goals={"one": Goal(Neither())})
     with pytest.raises(ValueError, match=r"goal 'one' \(Neither\) is neither Coupled"):
         compiled(whole)
-    with pytest.raises(ValueError, match="running statistics"):
-        compiled(dataclasses.replace(made, model=Normed()))
-
-
-class Normed(Dropping):
-    """Keeps running statistics."""
-
-    def encode_image(self, image, row=None, train=False):
-        x = nn.BatchNorm(use_running_average=not train, name="norm")(image.reshape(len(image), -1))
-        return unit(self.image(x))
-
-    @nn.compact
-    def __call__(self, image, token_ids, text_mask):
-        nn.BatchNorm(use_running_average=True)(image)
-        self.text(token_ids)
-        self.image(image.reshape(len(image), -1))

@@ -7,11 +7,13 @@ src/open_clip/transformer.py (VisionTransformer, TextTransformer).
 from collections.abc import Mapping
 from typing import Any
 
+from mmjax.interop.families.open_clip_resnet import resnet_config, resnet_rows, resnet_tower
 from mmjax.interop.family import Family, dense, known, norm
 from mmjax.interop.forms import SAME, TRANSPOSED, patches
 from mmjax.interop.rows import Aside, Row, Table, layers
 from mmjax.interop.tensors import WeightsError
 from mmjax.models.dual.two_tower import TwoTower
+from mmjax.models.encoders.clip_resnet import ClipResNet
 from mmjax.models.encoders.text_transformer import TextTransformer
 from mmjax.models.encoders.vit import ViT
 
@@ -89,16 +91,16 @@ def text_tower(config: Mapping[str, Any]) -> TextTransformer:
     )
 
 
-def _vision_tower(config: Mapping[str, Any]) -> ViT:
+def _vision_tower(config: Mapping[str, Any]) -> ViT | ClipResNet:
     """Our picture tower of the model's config."""
     vision = config["vision_cfg"]
     known(vision, VISION, "vision_cfg")
-    depth = vision.get("layers", 12)
+    size, depth = _side(vision.get("image_size", 224), "image_size"), vision.get("layers", 12)
     if not isinstance(depth, int):
-        raise WeightsError(f"vision_cfg: layers={depth} is a ResNet, which is not built.")
+        return resnet_tower(vision, size, config["embed_dim"])
     width, head_width = vision.get("width", 768), vision.get("head_width", 64)
     return ViT(
-        image_size=_side(vision.get("image_size", 224), "image_size"),
+        image_size=size,
         patch_size=_side(vision.get("patch_size", 16), "patch_size"),
         dim=width,
         depth=depth,
@@ -125,7 +127,9 @@ def model(config: Mapping[str, Any]) -> TwoTower:
     config = _model_config(config)
     known(config, TOP, "model_cfg")
     image = _vision_tower(config)
-    return TwoTower(image=image, text=text_tower(config), embed_dim=config["embed_dim"])
+    projects = {"project_image": "none"} if isinstance(image, ClipResNet) else {}
+    text, embed_dim = text_tower(config), config["embed_dim"]
+    return TwoTower(image=image, text=text, embed_dim=embed_dim, **projects)
 
 
 def _ratio(mlp_dim: int, dim: int) -> dict[str, float]:
@@ -133,10 +137,9 @@ def _ratio(mlp_dim: int, dim: int) -> dict[str, float]:
     return {} if mlp_dim == 4 * dim else {"mlp_ratio": mlp_dim / dim}
 
 
-def config(model: TwoTower) -> dict[str, Any]:
-    """Their config of our model."""
-    image, text = model.image, model.text
-    vision_cfg = {
+def _vision_config(image: ViT) -> dict[str, Any]:
+    """The vision_cfg of our ViT."""
+    return {
         "image_size": image.image_size,
         "layers": image.depth,
         "width": image.dim,
@@ -144,6 +147,13 @@ def config(model: TwoTower) -> dict[str, Any]:
         "patch_size": image.patch_size,
         **_ratio(image.mlp_dim, image.dim),
     }
+
+
+def config(model: TwoTower) -> dict[str, Any]:
+    """Their config of our model."""
+    image, text = model.image, model.text
+    is_resnet = isinstance(image, ClipResNet)
+    vision_cfg = resnet_config(image) if is_resnet else _vision_config(image)
     text_cfg = {
         "context_length": text.length,
         "vocab_size": text.vocab_size,
@@ -153,7 +163,7 @@ def config(model: TwoTower) -> dict[str, Any]:
         **_ratio(text.mlp_dim, text.dim),
         **({} if text.causal else {"no_causal_mask": True}),
     }
-    quick = {"quick_gelu": True} if image.activation == "quick_gelu" else {}
+    quick = {"quick_gelu": True} if text.activation == "quick_gelu" else {}
     made = {"embed_dim": model.embed_dim, **quick, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
     return {"model_cfg": made}
 
@@ -171,8 +181,10 @@ def text_rows(text: TextTransformer) -> tuple[Row, ...]:
     return (*(Row(*entry) for entry in entries), *blocks)
 
 
-def _vision_rows(image: ViT) -> tuple[Row, ...]:
+def _vision_rows(image: ViT | ClipResNet) -> tuple[Row | Aside, ...]:
     """Rows of the picture tower and its projection."""
+    if isinstance(image, ClipResNet):
+        return resnet_rows(image)
     entries = (
         ("class_embedding", "image/class_token", SAME),
         ("positional_embedding", "image/position_embedding", SAME),

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmjax.models.encoders import text_transformer, vit
+from mmjax.models.encoders import clip_resnet, text_transformer, vit
 from mmjax.models.interfaces import TowerOutput
 from mmjax.models.layers.dense import product_of
 from mmjax.typing import Array, Bool, Encoded, Float, Int
@@ -120,20 +120,32 @@ class TwoTower(nn.Module):
         return encoded_image, self.encode_text(token_ids, text_mask, row, train), self.scalars()
 
 
+_CLIP = {"activation": "quick_gelu", "norm_epsilon": 1e-5}  # in both towers
+
+
 def _clip(image: dict[str, Any], text: dict[str, Any], embed_dim: int) -> dict[str, Any]:
-    """Fields of OpenAI's CLIP models."""
-    shared = {"activation": "quick_gelu", "norm_epsilon": 1e-5}
-    image = {**image, **shared, "pooling": "class", "pre_norm": True, "patch_bias": False}
-    text = {
+    """Fields of OpenAI's CLIP models with a ViT."""
+    image = {**image, **_CLIP, "pooling": "class", "pre_norm": True, "patch_bias": False}
+    return {"image": image, "text": _clip_text(text), "model": {"embed_dim": embed_dim}}
+
+
+def _clip_resnet(image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """Fields of OpenAI's CLIP models with a ResNet."""
+    model = {"embed_dim": image["embed_dim"], "project_image": "none"}
+    return {"image": image, "text": _clip_text(text), "model": model}
+
+
+def _clip_text(text: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the text towers of OpenAI's CLIP models."""
+    return {
         **text,
-        **shared,
+        **_CLIP,
         "vocab_size": 49_408,
         "length": 77,
         "pooling": "end_of_text",
         "eos_id": 49_407,
         "causal": True,
     }
-    return {"image": image, "text": text, "model": {"embed_dim": embed_dim}}
 
 
 def _siglip(
@@ -168,6 +180,36 @@ def clip_vit_b16() -> dict[str, Any]:
 def clip_vit_l14() -> dict[str, Any]:
     """Fields of CLIP ViT-L/14; see `clip_vit_b32`."""
     return _clip(vit.vit_l14(), text_transformer.text_clip_l(), 768)
+
+
+def clip_rn50() -> dict[str, Any]:
+    """Fields of CLIP RN50: 'image' for ClipResNet, 'text' and 'model' as in `clip_vit_b32`.
+
+    Source: Radford et al. 2021 (CLIP), table 19.
+    """
+    return _clip_resnet(clip_resnet.clip_resnet50(), text_transformer.text_clip_b())
+
+
+def clip_rn101() -> dict[str, Any]:
+    """Fields of CLIP RN101; see `clip_rn50`."""
+    return _clip_resnet(clip_resnet.clip_resnet101(), text_transformer.text_clip_b())
+
+
+def clip_rn50x4() -> dict[str, Any]:
+    """Fields of CLIP RN50x4; see `clip_rn50`."""
+    text = {**text_transformer.text_clip_b(), "dim": 640, "num_heads": 10, "mlp_dim": 2560}
+    return _clip_resnet(clip_resnet.clip_resnet50x4(), text)
+
+
+def clip_rn50x16() -> dict[str, Any]:
+    """Fields of CLIP RN50x16; see `clip_rn50`."""
+    return _clip_resnet(clip_resnet.clip_resnet50x16(), text_transformer.text_clip_l())
+
+
+def clip_rn50x64() -> dict[str, Any]:
+    """Fields of CLIP RN50x64; see `clip_rn50`."""
+    text = {**text_transformer.text_clip_b(), "dim": 1024, "num_heads": 16, "mlp_dim": 4096}
+    return _clip_resnet(clip_resnet.clip_resnet50x64(), text)
 
 
 def siglip_b16() -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Attention(nn.Module):
       implementation: 'auto', 'xla', 'cudnn' or 'splash', see `mmjax.models.layers.attend.choose`.
       recompute: makes a function forget what it stores for the backward pass (`jax.checkpoint`),
         for implementations that store the scores; None stores them.
+      out_dim: width of the output, or 0 for that of the queries.
 
     Where somebody asks for intermediates, the softmax's values are sown as 'weights',
     [batch, heads, queries, keys].
@@ -38,6 +39,7 @@ class Attention(nn.Module):
     causal: bool = False
     implementation: str = "xla"
     recompute: Callable[..., Any] | None = None
+    out_dim: int = 0
 
     @nn.compact
     def __call__(
@@ -45,16 +47,16 @@ class Attention(nn.Module):
         queries: Float[Array, "batch queries dim"],
         keys: Float[Array, "batch keys key_dim"],
         mask: Bool[Array, "#batch #queries keys"] | None = None,
-    ) -> Float[Array, "batch queries dim"]:
+    ) -> Float[Array, "batch queries out_dim"]:
         dim = queries.shape[-1]
         if dim % self.num_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide dim={dim}; choose one that does."
             )
 
-        def dense(name: str, init: nn.initializers.Initializer) -> nn.Dense:
+        def dense(name: str, init: nn.initializers.Initializer, features: int = dim) -> nn.Dense:
             how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, name)}
-            return nn.Dense(dim, kernel_init=init, name=name, **how)
+            return nn.Dense(features, kernel_init=init, name=name, **how)
 
         def heads(x: Float[Array, "batch length dim"], name: str) -> Float[Array, "..."]:
             x = dense(name, nn.initializers.normal(x.shape[-1] ** -0.5))(x)
@@ -72,4 +74,5 @@ class Attention(nn.Module):
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", weights(query, key, mask, self.causal))
         x = x.reshape(*x.shape[:2], dim)  # [b, n, h, dim/h] -> [b, n, dim]
-        return dense("output", nn.initializers.normal(self.init_scale * dim**-0.5))(x)
+        init = nn.initializers.normal(self.init_scale * dim**-0.5)
+        return dense("output", init, self.out_dim or dim)(x)

@@ -70,3 +70,32 @@ class AttentionPooling(nn.Module):
         y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="norm")(x)
         x = x + Mlp(self.mlp_dim, self.activation, dtype=self.dtype, name="mlp")(y)
         return x[:, 0]
+
+
+class MeanAttentionPooling(nn.Module):
+    """The mean token attends to itself and all others, and is projected to another width.
+
+    Attributes:
+      num_heads: attention heads; must divide the width of the tokens.
+      out_dim: width of the result.
+      dtype: type to compute in, see `compute_type`.
+
+    Source: Radford et al. 2021 (CLIP), section 2.4; open_clip, modified_resnet.py
+    `AttentionPool2d`.
+    """
+
+    num_heads: int
+    out_dim: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "batch length dim"]) -> Float[Array, "batch out_dim"]:
+        _, length, dim = tokens.shape
+        init = nn.initializers.normal(dim**-0.5)
+        positions = self.param("position_embedding", init, (length + 1, dim))
+        x = jnp.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
+        x = x + positions.astype(x.dtype)
+        attention = Attention(
+            self.num_heads, dtype=self.dtype, out_dim=self.out_dim, name="attention"
+        )
+        return attention(x[:, :1], x)[:, 0]
