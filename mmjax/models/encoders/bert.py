@@ -30,6 +30,8 @@ class Bert(nn.Module):
       mlp_dim: width inside the perceptrons.
       pooling: 'tanh' is a dense layer and tanh on the first token (BERT's pooler), 'class' the
         first token as it is (Chinese-CLIP), 'mean' is over real tokens.
+      spare_pooler: whether the pooler's dense layer is there though `pooling` does not read it, as
+        in ALIGN's weights; what it makes is sown as intermediate 'pooler'.
       dropout: part of the numbers set to zero in training, of the embedded tokens and of what
         attention and perceptrons add; 0 to below 1. BERT was trained with 0.1.
       activation: 'gelu', 'gelu_tanh', 'quick_gelu' or 'relu'.
@@ -51,6 +53,7 @@ class Bert(nn.Module):
     num_heads: int = 12
     mlp_dim: int = 3072
     pooling: str = "tanh"
+    spare_pooler: bool = False
     dropout: float = 0.0
     activation: str = "gelu"
     norm_epsilon: float = 1e-12
@@ -135,13 +138,15 @@ class Bert(nn.Module):
         self, x: Float[Array, "batch length dim"], text_mask: Bool[Array, "batch length"]
     ) -> Float[Array, "batch dim"]:
         """One vector for each text."""
-        if self.pooling == "mean":
-            return mean(x, text_mask)
-        if self.pooling == "class":
-            return x[:, 0]
-        how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, "pool")}
-        init = nn.initializers.normal(0.02)
-        return jnp.tanh(nn.Dense(self.dim, kernel_init=init, name="pool", **how)(x[:, 0]))
+        first = x[:, 0]
+        if self.pooling == "tanh" or self.spare_pooler:
+            how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, "pool")}
+            init = nn.initializers.normal(0.02)
+            made = jnp.tanh(nn.Dense(self.dim, kernel_init=init, name="pool", **how)(first))
+            if self.pooling == "tanh":
+                return made
+            self.sow("intermediates", "pooler", made)
+        return first if self.pooling == "class" else mean(x, text_mask)
 
 
 def _size(dim: int, depth: int, num_heads: int, mlp_dim: int) -> dict[str, int]:

@@ -6,12 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from mmjax.models.dual.two_tower import TwoTower
 from mmjax.models.encoders import bert
 from mmjax.models.encoders.bert import POOLING, Bert
 from mmjax.models.encoders.bert_pretraining import BertPretraining
 from mmjax.models.encoders.vit import ViT
+from mmjax.parallel.layout import lay_out
+from mmjax.parallel.mesh import make_mesh
+from mmjax.parallel.sharding import activations, batch_sharding
+from mmjax.paths import flatten, unflatten
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 COUNTS = json.loads((GOLDEN / "parameter_counts.json").read_text())["towers"]
@@ -58,12 +63,14 @@ def test_the_three_ways_to_pool_are_what_they_say(make):
     expected = np.tanh(first @ pool["kernel"] + pool["bias"])
     np.testing.assert_allclose(out.pooled, expected, atol=1e-6)
     params = {name: x for name, x in variables["params"].items() if name != "pool"}
-    for pooling, expected in (
-        ("class", first),
-        ("mean", np.stack([x[:n].mean(0) for x, n in zip(out.tokens, LENGTHS)])),
-    ):
+    means = np.stack([x[:n].mean(0) for x, n in zip(out.tokens, LENGTHS)])
+    for pooling, wanted in (("class", first), ("mean", means)):
         other = jax.jit(Bert(**SMALL, pooling=pooling).apply)({"params": params}, texts(), MASK)
-        np.testing.assert_allclose(other.pooled, expected, atol=1e-6)
+        np.testing.assert_allclose(other.pooled, wanted, atol=1e-6)
+    spare = Bert(**SMALL, pooling="class", spare_pooler=True)
+    other, kept = spare.apply(variables, texts(), MASK, mutable=["intermediates"])
+    np.testing.assert_allclose(other.pooled, first, atol=1e-6)
+    np.testing.assert_allclose(kept["intermediates"]["pooler"][0], expected, atol=1e-6)
 
 
 def test_a_token_types_vector_is_added_to_its_tokens(make):
@@ -163,3 +170,30 @@ def test_the_word_table_learns_from_being_read_and_from_being_compared_with(rand
     both = jax.jit(jax.grad(lambda table: loss(table, table)))(table)
     np.testing.assert_allclose(both, parts[0] + parts[1], atol=1e-5)
     assert min(np.abs(part).max() for part in parts) > 0.1
+
+
+def test_parameters_in_parts_give_the_logits_and_gradients_of_whole_ones(random_variables):
+    model = BertPretraining(Bert(**SMALL))
+    params = random_variables(model, texts(), MASK)["params"]
+    ids = jnp.asarray(np.random.default_rng(1).integers(1, 30, (8, 8)), jnp.int32)
+    mask = jnp.asarray(np.arange(8) < np.arange(1, 9)[:, None])
+
+    def loss(params, ids, mask):
+        masked, following = model.apply({"params": params}, ids, mask)
+        return jnp.sin(masked).mean() + jnp.sin(following).mean()
+
+    wanted = jax.jit(jax.value_and_grad(loss))(params, ids, mask)
+    mesh = make_mesh(2, 2, 2)
+    placed = lay_out(params, mesh)
+    assert placed["text/token_embedding"].ways == 4
+    shardings = {path: NamedSharding(mesh, one.spec) for path, one in placed.items()}
+    rows = batch_sharding(mesh)
+    with activations(mesh, params={path: one.spec for path, one in placed.items()}):
+        step = jax.jit(
+            jax.value_and_grad(lambda *arguments: loss(*arguments)),
+            in_shardings=(unflatten(shardings), rows, rows),
+        )
+        found = step(params, ids, mask)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
+    for path, gradient in flatten(found[1]).items():
+        np.testing.assert_allclose(gradient, flatten(wanted[1])[path], atol=2e-6, err_msg=path)
