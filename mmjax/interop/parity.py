@@ -30,6 +30,9 @@ GRADIENT = "grad_norm."
 
 # {the reference's class: module below mmjax.interop.fixtures whose `run` computes it}
 RUNNERS = {
+    "transformers.models.bert.modeling_bert.BertForMaskedLM": "bert",
+    "transformers.models.bert.modeling_bert.BertForPreTraining": "bert",
+    "transformers.models.bert.modeling_bert.BertModel": "bert",
     "transformers.models.clip.modeling_clip.CLIPModel": "clip",
     "open_clip.model.CLIP": "open_clip",
 }

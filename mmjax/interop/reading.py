@@ -17,6 +17,8 @@ from mmjax.typing import PyTree
 
 __all__ = ["Filled", "abstract", "fill", "words_of"]
 
+ANY_SIDE = 64  # of a picture, for towers that take any
+
 
 @dataclasses.dataclass(frozen=True)
 class Filled:
@@ -49,7 +51,8 @@ def _example(model: Any) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for word in words_of(model):
         if word == "image":
-            made[word] = jnp.zeros((1, image.image_size, image.image_size, 3))
+            side = getattr(image, "image_size", ANY_SIDE)
+            made[word] = jnp.zeros((1, side, side, 3))
         elif word == "token_ids":
             made[word] = jnp.zeros((1, text.length), jnp.int32)
         elif word == "text_mask":
@@ -84,7 +87,7 @@ def fill(
       WeightsError: the config is not built or no config, or arrays are left over.
     """
     try:
-        model = family.model(config)
+        model = family.model(family.fitted(config, tensors.names()))
         shapes = abstract(model)
     except WeightsError:
         raise

@@ -243,7 +243,8 @@ def gradients(table: Table, arrays: Mapping[str, Any], found: Mapping[str, str])
       arrays: {our path with its collection: gradient}.
       found: of `Read`.
     """
-    made = write(table, arrays)
+    learned = (row for row in table.rows if not (isinstance(row, Row) and row.statistics))
+    made = write(dataclasses.replace(table, rows=tuple(learned)), arrays)
     return {
         name: np.linalg.norm(np.asarray(made[published], np.float64).ravel())
         for published, name in found.items()
