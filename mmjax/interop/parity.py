@@ -33,6 +33,7 @@ RUNNERS = {
     "transformers.models.bert.modeling_bert.BertForMaskedLM": "bert",
     "transformers.models.bert.modeling_bert.BertForPreTraining": "bert",
     "transformers.models.bert.modeling_bert.BertModel": "bert",
+    "transformers.models.chinese_clip.modeling_chinese_clip.ChineseCLIPModel": "chinese_clip",
     "transformers.models.clip.modeling_clip.CLIPModel": "clip",
     "open_clip.model.CLIP": "open_clip",
 }

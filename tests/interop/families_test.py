@@ -18,6 +18,7 @@ PUBLISHED = pathlib.Path(__file__).parents[1] / "golden" / "published"
 # {family's module: folders below golden/published}
 FAMILIES = {
     "bert": ("bert", "bert_mlm", "bert_pretrain"),
+    "chinese_clip": ("chinese_clip",),
     "clip": ("clip", "clip_gelu_eos"),
     "open_clip": ("open_clip", "open_clip_gelu"),
 }

@@ -83,9 +83,11 @@ class TwoTower(nn.Module):
         text_mask: Bool[Array, "batch length"],
         row: Int[Array, " batch"] | None = None,
         train: bool = False,
+        token_type: Int[Array, "batch length"] | None = None,
     ) -> Encoded:
-        """Texts in the shared space."""
-        output = self.text(token_ids, text_mask, row=row, train=train)
+        """Texts in the shared space; `token_type` is for towers that know kinds of tokens."""
+        kinds = {} if token_type is None else {"token_type": token_type}
+        output = self.text(token_ids, text_mask, row=row, train=train, **kinds)
         return self._encode(output, self.text_projection)
 
     def _encode(self, output: TowerOutput, projection: nn.Module | None) -> Encoded:

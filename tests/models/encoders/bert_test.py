@@ -112,12 +112,16 @@ def test_bfloat16_is_close_to_float32(make):
     assert 0 < error < 0.02
 
 
-def test_it_is_the_text_tower_of_a_dual_encoder():
+def test_it_is_the_text_tower_of_a_dual_encoder(random_variables):
     image = ViT(image_size=8, patch_size=8, dim=16, depth=1, num_heads=2, mlp_dim=16)
     model = TwoTower(image, Bert(**SMALL), embed_dim=12)
-    inputs = (jnp.zeros((3, 8, 8, 3)), texts(), MASK)
-    shapes = jax.eval_shape(model.init_with_output, jax.random.key(0), *inputs)
-    assert shapes[0][1].embedding.shape == (3, 12)
+    variables = random_variables(model, jnp.zeros((3, 8, 8, 3)), texts(), MASK)
+    run = jax.jit(lambda **words: model.apply(variables, **words, method="encode_text").embedding)
+    words = {"token_ids": texts(), "text_mask": MASK}
+    plain, zeros = run(**words), jnp.zeros_like(texts())
+    assert plain.shape == (3, 12)
+    np.testing.assert_allclose(run(**words, token_type=zeros), plain, atol=1e-6)
+    assert not np.allclose(run(**words, token_type=zeros + 1), plain, atol=1e-2)
 
 
 @pytest.mark.parametrize(
