@@ -40,9 +40,10 @@ class Filled:
 
 
 def words_of(model: Any, method: str = "__call__") -> tuple[str, ...]:
-    """The Batch words that a method of a model takes."""
-    takes = inspect.signature(getattr(type(model), method)).parameters
-    return tuple(name for name in takes if name not in ("self", "row", "train"))
+    """The Batch words that a method of a model cannot do without."""
+    takes = inspect.signature(getattr(type(model), method)).parameters.values()
+    needs = [one.name for one in takes if one.default is inspect.Parameter.empty]
+    return tuple(name for name in needs if name not in ("self", "row", "train"))
 
 
 def _example(model: Any) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 import json
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mmjax
 from mmjax import paths
 from mmjax.interop.families.bert import FAMILY
 from mmjax.interop.reading import fill
@@ -121,3 +123,24 @@ def test_a_mean_cannot_be_expressed(config, arrays):
     model = fill(FAMILY, config, Arrays(without(arrays, "cls."))).model
     with pytest.raises(WeightsError, match="pooling='mean'"):
         FAMILY.expressed(model.clone(pooling="mean"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "calls"),
+    [("bert", ("tokens_text",)), ("bert_pretrain", ("encode_text", "tokens_text"))],
+)
+def test_a_saved_folder_is_loaded_with_the_calls_that_it_has(folder, calls):
+    loaded = mmjax.load(PUBLISHED / folder / "saved")
+    assert loaded.calls == calls
+    with np.load(PUBLISHED / folder / "inputs.npz") as file:
+        words = [
+            jnp.asarray(file["input_ids"], jnp.int32),
+            jnp.asarray(file["attention_mask"] == 1),
+        ]
+        kinds = jnp.asarray(file["token_type_ids"], jnp.int32)
+    made = loaded.model.apply(loaded.variables, *words, token_type=kinds)
+    with np.load(PUBLISHED / folder / "outputs.npz") as file:
+        if folder == "bert":
+            np.testing.assert_allclose(made.tokens, file["last_hidden_state"], atol=2e-5)
+        else:
+            np.testing.assert_allclose(made[0], file["prediction_logits"], atol=2e-5)

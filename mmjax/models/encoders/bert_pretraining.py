@@ -3,10 +3,11 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mmjax.models.dual.two_tower import unit_length
 from mmjax.models.encoders.bert import Bert
 from mmjax.models.layers.dense import product_of
 from mmjax.models.layers.masked_lm import MaskedLmHead
-from mmjax.typing import Array, Bool, Float, Int
+from mmjax.typing import Array, Bool, Encoded, Float, Int
 
 
 class BertPretraining(nn.Module):
@@ -33,6 +34,19 @@ class BertPretraining(nn.Module):
             init = nn.initializers.normal(0.02)
             self.next_sentence_head = nn.Dense(2, kernel_init=init, **how)
 
+    def encode_text(
+        self,
+        token_ids: Int[Array, "batch length"],
+        text_mask: Bool[Array, "batch length"],
+        row: Int[Array, " batch"] | None = None,
+        train: bool = False,
+        token_type: Int[Array, "batch length"] | None = None,
+    ) -> Encoded:
+        """The tower's tokens and pooled vector, which both heads read; see `Bert` for the words."""
+        out = self.text(token_ids, text_mask, row=row, train=train, token_type=token_type)
+        pooled = out.pooled.astype(jnp.float32)
+        return Encoded(out.tokens, out.mask, pooled, unit_length(pooled))
+
     def masked_lm_logits(
         self, tokens: Float[Array, "batch length dim"]
     ) -> Float[Array, "batch length words"]:
@@ -58,15 +72,7 @@ class BertPretraining(nn.Module):
         train: bool = False,
         token_type: Int[Array, "batch length"] | None = None,
     ) -> tuple[Float[Array, "batch length words"], Float[Array, "batch two"] | None]:
-        """Logits of the masked-LM head at each token, and of the next-sentence head or None.
-
-        Args:
-          token_ids: see `Bert`.
-          text_mask: see `Bert`.
-          row: see `Bert`.
-          train: see `Bert`.
-          token_type: see `Bert`.
-        """
-        out = self.text(token_ids, text_mask, row=row, train=train, token_type=token_type)
+        """Logits of the masked-LM head at each token, and of the next-sentence head or None."""
+        out = self.encode_text(token_ids, text_mask, row, train, token_type)
         following = self.next_sentence_logits(out.pooled) if self.next_sentence else None
         return self.masked_lm_logits(out.tokens), following
