@@ -30,6 +30,7 @@ GRADIENT = "grad_norm."
 
 # {the reference's class: module below mmjax.interop.fixtures whose `run` computes it}
 RUNNERS = {
+    "transformers.models.align.modeling_align.AlignModel": "align",
     "transformers.models.bert.modeling_bert.BertForMaskedLM": "bert",
     "transformers.models.bert.modeling_bert.BertForPreTraining": "bert",
     "transformers.models.bert.modeling_bert.BertModel": "bert",

@@ -11,7 +11,16 @@ import pathlib
 
 import torch
 import transformers
-from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import (
+    AlignVisionConfig,
+    AlignVisionModel,
+    BertConfig,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    SiglipConfig,
+    SiglipModel,
+)
 
 WIDE = {"hidden_size": 1024, "intermediate_size": 4096}
 SIGLIP_L = {**WIDE, "num_hidden_layers": 24, "num_attention_heads": 16}
@@ -54,6 +63,7 @@ TOWERS = {
         BertModel,
         BertConfig(**WIDE, num_hidden_layers=24, num_attention_heads=16),
     ),
+    "efficientnet_b7": (AlignVisionModel, AlignVisionConfig()),
 }
 
 

@@ -17,6 +17,7 @@ from mmjax.interop.tensors import Arrays, Safetensors, WeightsError
 PUBLISHED = pathlib.Path(__file__).parents[1] / "golden" / "published"
 # {family's module: folders below golden/published}
 FAMILIES = {
+    "align": ("align",),
     "bert": ("bert", "bert_mlm", "bert_pretrain"),
     "chinese_clip": ("chinese_clip",),
     "clip": ("clip", "clip_gelu_eos"),
