@@ -20,7 +20,7 @@ from mmjax.preprocess import preprocess_image
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 WHOLE = GOLDEN / "whole"
-FOLDERS = ("clip_hf",)
+FOLDERS = ("align_hf", "chinese_clip_hf", "clip_hf")
 
 
 @pytest.fixture(scope="module", params=FOLDERS)

@@ -1,7 +1,7 @@
 """What a family of published models is: config to model, model to table, and back."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmjax.interop.forms import SAME, TRANSPOSED, Form
@@ -23,6 +23,11 @@ ACTIVATIONS = {
 }
 
 
+def _as_it_is(config: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
+    del names
+    return config
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """One kind of published model.
@@ -32,12 +37,15 @@ class Family:
       model: their config to our model; raises WeightsError for what is not built.
       table: our model to the table of its arrays.
       config: our model to their config; `compare` says what it could not express.
+      fitted: their config and the names in a file to the config with what the file alone tells,
+        such as which heads it holds.
     """
 
     name: str
     model: Callable[[Mapping[str, Any]], Any]
     table: Callable[[Any], Table]
     config: Callable[[Any], dict[str, Any]]
+    fitted: Callable[[Mapping[str, Any], Sequence[str]], Mapping[str, Any]] = _as_it_is
 
     def expressed(self, model: Any) -> dict[str, Any]:
         """Their config of our model.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-__all__ = ["CONVOLUTION", "SAME", "TRANSPOSED", "Form", "patches", "reshaped"]
+__all__ = ["CONVOLUTION", "POINTWISE", "SAME", "TRANSPOSED", "Form", "patches", "reshaped"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,12 @@ CONVOLUTION = Form(
     "of a convolution",
     lambda array: np.ascontiguousarray(array.transpose(2, 3, 1, 0)),
     lambda array: np.ascontiguousarray(array.transpose(3, 2, 0, 1)),
+)
+# [out, in, 1, 1] of torch, our dense layer's [in, out].
+POINTWISE = Form(
+    "of a convolution over single places",
+    lambda array: _transposed(array.reshape(array.shape[:2])),
+    lambda array: _transposed(array)[:, :, None, None],
 )
 
 

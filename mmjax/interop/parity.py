@@ -30,6 +30,11 @@ GRADIENT = "grad_norm."
 
 # {the reference's class: module below mmjax.interop.fixtures whose `run` computes it}
 RUNNERS = {
+    "transformers.models.align.modeling_align.AlignModel": "align",
+    "transformers.models.bert.modeling_bert.BertForMaskedLM": "bert",
+    "transformers.models.bert.modeling_bert.BertForPreTraining": "bert",
+    "transformers.models.bert.modeling_bert.BertModel": "bert",
+    "transformers.models.chinese_clip.modeling_chinese_clip.ChineseCLIPModel": "chinese_clip",
     "transformers.models.clip.modeling_clip.CLIPModel": "clip",
     "open_clip.model.CLIP": "open_clip",
     "timm.models.resnet.ResNet": "resnet",

@@ -17,6 +17,8 @@ from mmjax.typing import PyTree
 
 __all__ = ["Filled", "abstract", "fill", "words_of"]
 
+ANY_SIDE = 64  # of a picture, for towers that take any
+
 
 @dataclasses.dataclass(frozen=True)
 class Filled:
@@ -38,9 +40,10 @@ class Filled:
 
 
 def words_of(model: Any, method: str = "__call__") -> tuple[str, ...]:
-    """The Batch words that a method of a model takes."""
-    takes = inspect.signature(getattr(type(model), method)).parameters
-    return tuple(name for name in takes if name not in ("self", "row", "train"))
+    """The Batch words that a method of a model cannot do without."""
+    takes = inspect.signature(getattr(type(model), method)).parameters.values()
+    needs = [one.name for one in takes if one.default is inspect.Parameter.empty]
+    return tuple(name for name in needs if name not in ("self", "row", "train"))
 
 
 def _example(model: Any) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def _example(model: Any) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for word in words_of(model):
         if word == "image":
-            side = getattr(image, "image_size", 32)  # a ResNet takes any
+            side = getattr(image, "image_size", ANY_SIDE)
             made[word] = jnp.zeros((1, side, side, 3))
         elif word == "token_ids":
             made[word] = jnp.zeros((1, text.length), jnp.int32)
@@ -85,7 +88,7 @@ def fill(
       WeightsError: the config is not built or no config, or arrays are left over.
     """
     try:
-        model = family.model(config)
+        model = family.model(family.fitted(config, tensors.names()))
         shapes = abstract(model)
     except WeightsError:
         raise

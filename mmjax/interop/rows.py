@@ -243,8 +243,8 @@ def gradients(table: Table, arrays: Mapping[str, Any], found: Mapping[str, str])
       arrays: {our path with its collection: gradient}.
       found: of `Read`.
     """
-    rows = tuple(row for row in table.rows if not (isinstance(row, Row) and row.statistics))
-    made = write(Table(rows), arrays)  # running statistics have no gradient
+    learned = (row for row in table.rows if not (isinstance(row, Row) and row.statistics))
+    made = write(dataclasses.replace(table, rows=tuple(learned)), arrays)
     return {
         name: np.linalg.norm(np.asarray(made[published], np.float64).ravel())
         for published, name in found.items()

@@ -21,7 +21,7 @@ from mmjax.preprocess import Contract
 __all__ = ["MODEL_TYPES", "Source", "contract_of", "family_named", "is_published", "open_source"]
 
 # {model_type of a config.json: module below mmjax.interop.families}
-MODEL_TYPES = {"clip": "clip"}
+MODEL_TYPES = {name: name for name in ("align", "bert", "chinese_clip", "clip")}
 OPEN_CLIP = "open_clip_config.json"
 HF_WEIGHTS = ("model.safetensors",)
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")

@@ -11,7 +11,8 @@ Parameters are float32 and lie at the same paths whatever a model's `scan`, `rem
     text/...                   the text tower
     image_projection/...       dense layer into the shared space, where the model has one
     text_projection/...
-    log_scale                  logarithm of the similarities' scale
+    log_scale                  logarithm of the similarities' scale, or
+    temperature                what they are divided by
     bias                       added to the scaled similarities, where the model has one
 
 Blocks of a tower are stacked under `blocks`, with the depth as first axis of every array.

@@ -11,7 +11,16 @@ import pathlib
 
 import torch
 import transformers
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import (
+    AlignVisionConfig,
+    AlignVisionModel,
+    BertConfig,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    SiglipConfig,
+    SiglipModel,
+)
 
 WIDE = {"hidden_size": 1024, "intermediate_size": 4096}
 SIGLIP_L = {**WIDE, "num_hidden_layers": 24, "num_attention_heads": 16}
@@ -48,16 +57,31 @@ MODELS = {
     ),
 }
 
+TOWERS = {
+    "bert_base": (BertModel, BertConfig()),
+    "bert_large": (
+        BertModel,
+        BertConfig(**WIDE, num_hidden_layers=24, num_attention_heads=16),
+    ),
+    "efficientnet_b7": (AlignVisionModel, AlignVisionConfig()),
+}
+
+
+def count(models):
+    """{name: number of parameters}."""
+    counts = {}
+    for name, (model, config) in models.items():
+        with torch.device("meta"):
+            counts[name] = sum(array.numel() for array in model(config).parameters())
+    return counts
+
 
 def main():
     """Counts each model."""
-    counts = {}
-    for name, (model, config) in MODELS.items():
-        with torch.device("meta"):
-            counts[name] = sum(array.numel() for array in model(config).parameters())
     made_with = {"torch": torch.__version__, "transformers": transformers.__version__}
     path = pathlib.Path(__file__).with_name("parameter_counts.json")
-    path.write_text(json.dumps({"made_with": made_with, "counts": counts}, indent=2) + "\n")
+    made = {"made_with": made_with, "counts": count(MODELS), "towers": count(TOWERS)}
+    path.write_text(json.dumps(made, indent=2) + "\n")
 
 
 if __name__ == "__main__":

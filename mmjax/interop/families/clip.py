@@ -13,7 +13,15 @@ from mmjax.models.dual.two_tower import TwoTower
 from mmjax.models.encoders.text_transformer import TextTransformer
 from mmjax.models.encoders.vit import ViT
 
-__all__ = ["FAMILY", "HIGHEST_ID", "sub_config", "vision_fields"]
+__all__ = [
+    "FAMILY",
+    "HIGHEST_ID",
+    "VISION",
+    "sub_config",
+    "vision_config",
+    "vision_fields",
+    "vision_rows",
+]
 
 # The value of eos_token_id with which a text is pooled at its highest token number; published
 # configs from before end-of-text was looked for hold it.

@@ -13,6 +13,7 @@ from mmjax.models.layers.dense import product_of
 from mmjax.typing import Array, Bool, Encoded, Float, Int
 
 PROJECTIONS = ("none", "linear", "linear_bias")
+SCALES = ("log_scale", "temperature")
 
 
 def unit_length(x: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
@@ -25,7 +26,7 @@ class TwoTower(nn.Module):
     """Two towers, a dense layer each into the shared space, and the scalars of the comparison.
 
     Parameters lie under 'image', 'text', 'image_projection', 'text_projection' (where there is
-    one), 'log_scale' and 'bias' (where there is one).
+    one), 'log_scale' or 'temperature', and 'bias' (where there is one).
 
     Attributes:
       image: the image tower, such as `ViT`.
@@ -35,10 +36,13 @@ class TwoTower(nn.Module):
         `embed_dim`: SigLIP).
       project_text: the same for texts; SigLIP has 'linear_bias'.
       log_scale_init: logarithm of the first scale of similarities: log(1/0.07) for CLIP, log(10)
-        for SigLIP.
+        for SigLIP, 0 for ALIGN.
+      learned_scale: which number is the parameter: 'log_scale', or the 'temperature' that
+        similarities are divided by (ALIGN); `scalars` gives 'log_scale' either way.
       bias_init: first bias added to scaled similarities (-10 for SigLIP), or None for no bias.
 
-    Source: Radford et al. 2021 (CLIP), figure 3; Zhai et al. 2023 (SigLIP), algorithm 1.
+    Source: Radford et al. 2021 (CLIP), figure 3; Zhai et al. 2023 (SigLIP), algorithm 1; Jia et al.
+    2021 (ALIGN), section 4.1.
     """
 
     image: nn.Module
@@ -47,6 +51,7 @@ class TwoTower(nn.Module):
     project_image: str = "linear"
     project_text: str = "linear"
     log_scale_init: float = math.log(1 / 0.07)
+    learned_scale: str = "log_scale"
     bias_init: float | None = None
 
     def setup(self):
@@ -54,7 +59,15 @@ class TwoTower(nn.Module):
         self.image_projection = self._projection(self.project_image, "image")
         self.text_projection = self._projection(self.project_text, "text")
         constant = nn.initializers.constant
-        self.log_scale = self.param("log_scale", constant(self.log_scale_init), ())
+        if self.learned_scale not in SCALES:
+            raise ValueError(
+                f"learned_scale={self.learned_scale!r} is none of {', '.join(SCALES)}."
+            )
+        if self.learned_scale == "temperature":
+            first = constant(math.exp(-self.log_scale_init))
+            self.log_scale = -jnp.log(self.param("temperature", first, ()))
+        else:
+            self.log_scale = self.param("log_scale", constant(self.log_scale_init), ())
         if self.bias_init is not None:
             self.bias = self.param("bias", constant(self.bias_init), ())
 
@@ -83,9 +96,11 @@ class TwoTower(nn.Module):
         text_mask: Bool[Array, "batch length"],
         row: Int[Array, " batch"] | None = None,
         train: bool = False,
+        token_type: Int[Array, "batch length"] | None = None,
     ) -> Encoded:
-        """Texts in the shared space."""
-        output = self.text(token_ids, text_mask, row=row, train=train)
+        """Texts in the shared space; `token_type` is for towers that know kinds of tokens."""
+        kinds = {} if token_type is None else {"token_type": token_type}
+        output = self.text(token_ids, text_mask, row=row, train=train, **kinds)
         return self._encode(output, self.text_projection)
 
     def _encode(self, output: TowerOutput, projection: nn.Module | None) -> Encoded:

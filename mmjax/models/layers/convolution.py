@@ -1,4 +1,4 @@
-"""Convolutions padded alike on all sides, with kernels that may be stored in parts."""
+"""Convolutions without bias, with kernels that may be stored in parts."""
 
 import functools
 from typing import Any
@@ -19,11 +19,14 @@ def convolution(
     *,
     init: nn.initializers.Initializer,
     dtype: str = "float32",
+    padding: tuple[int, int] | None = None,
+    depthwise: bool = False,
 ) -> nn.Conv:
     """A convolution without bias, of odd size, that keeps the picture's size but for the stride.
 
-    (size - 1) / 2 pixels of zeros stand on each side, as PyTorch's models have it. TensorFlow's
-    'SAME' puts fewer of them at the left where there is a stride, which is another function.
+    Unless `padding` says otherwise (size - 1) / 2 pixels of zeros stand on each side, as PyTorch's
+    models have it. TensorFlow's 'SAME' puts fewer of them at the left where there is a stride,
+    which is another function.
 
     Args:
       module: what the layer is a part of.
@@ -33,14 +36,18 @@ def convolution(
       stride: pixels from one place of the output to the next.
       init: of the kernel.
       dtype: type to compute in, see `compute_type`.
+      padding: pixels of zeros (above and at the left, below and at the right).
+      depthwise: whether each channel is convolved by itself; `features` is the number of channels
+        then, and the kernel [height, width, 1, features].
     """
     path = "/".join((*module.path, name, "kernel"))
-    padding = (size - 1) // 2
+    around = padding or ((size - 1) // 2, (size - 1) // 2)
     return nn.Conv(
         features,
         (size, size),
         (stride, stride),
-        padding=((padding, padding), (padding, padding)),
+        padding=(around, around),
+        feature_group_count=features if depthwise else 1,
         use_bias=False,
         kernel_init=init,
         dtype=compute_type(dtype),

@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax.parallel.sharding import platform, used_and_stored
@@ -55,6 +56,24 @@ def product(
     if places is None:
         return _multiply(x, kernel, how)
     return _gathered(x, kernel, how, *places)
+
+
+def scores(
+    x: Float[Array, "... dim"], table: Float[Array, "rows dim"], path: str = ""
+) -> Float[Array, "... rows"]:
+    """x · tableᵀ in float32: how well each row of a table suits, such as each word of a vocabulary.
+
+    Args:
+      x: what is to be scored, in the type to compute in.
+      table: a vector for each row.
+      path: of the table within the model; stored in parts, it is gathered as in `product`.
+    """
+    kernel, how = table.astype(x.dtype).T, (None, jnp.float32)
+    places = used_and_stored(path, 2)
+    if places is None:
+        return _multiply(x, kernel, how)
+    turned = [NamedSharding(one.mesh, PartitionSpec(*one.spec[::-1])) for one in places]
+    return _gathered(x, kernel, how, *turned)
 
 
 def _multiply(x: Any, kernel: Any, how: tuple[Any, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A stack of pre-norm Transformer blocks: one parameter tree however it is run."""
+"""A stack of Transformer blocks, pre-norm or post-norm: one parameter tree however it is run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,14 @@ from mmjax.models.layers.remat import recomputing
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float
 
+NORMS = ("before", "after")
+
 
 class Block(nn.Module):
-    """Attention, then a perceptron, each normalised before and added back.
+    """Attention, then a perceptron, each added back, with a layer norm before or after.
+
+    With `norm='before'` it is x + f(norm(x)), with 'after' norm(x + f(x)); the parameters' names
+    are the same.
 
     Attributes:
       num_heads: attention heads; must divide the width.
@@ -26,11 +31,15 @@ class Block(nn.Module):
       causal: see `Attention`.
       attention: implementation, see `Attention`.
       recompute: see `Attention`.
+      norm: 'before' (pre-norm: ViT, GPT-2) or 'after' (post-norm: BERT).
+      dropout: part of the numbers set to zero in what attention and perceptron add, 0 to below 1;
+        above 0 it needs an rng named 'dropout'.
 
     Its input and output are sown as intermediates 'input' and 'output', stacked like its
     parameters.
 
-    Source: Vaswani et al. 2017, section 3; pre-norm order as in Radford et al. 2019, section 2.3.
+    Source: Vaswani et al. 2017, sections 3 and 5.4 (post-norm, dropout); pre-norm order as in
+    Radford et al. 2019, section 2.3.
     """
 
     num_heads: int
@@ -42,6 +51,8 @@ class Block(nn.Module):
     causal: bool = False
     attention: str = "xla"
     recompute: Callable[..., Any] | None = None
+    norm: str = "before"
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(
@@ -49,9 +60,7 @@ class Block(nn.Module):
         x: Float[Array, "batch length dim"],
         mask: Bool[Array, "#batch #length length"] | None,
     ) -> tuple[Float[Array, "batch length dim"], None]:
-        dtype = compute_type(self.dtype)
         self.sow("intermediates", "input", x)  # kept only where somebody asks for intermediates
-        y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="attention_norm")(x)
         attention = Attention(
             self.num_heads,
             self.init_scale,
@@ -61,12 +70,23 @@ class Block(nn.Module):
             self.recompute,
             name="attention",
         )
-        x = constrain(x + attention(y, y, mask), "batch", None, None)
-        y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="mlp_norm")(x)
+        x = self._added(x, lambda y: attention(y, y, mask), "attention_norm")
         mlp = Mlp(self.mlp_dim, self.activation, self.init_scale, self.dtype, name="mlp")
-        x = constrain(x + mlp(y), "batch", None, None)
+        x = self._added(x, mlp, "mlp_norm")
         self.sow("intermediates", "output", x)
         return x, None  # carry, nothing to stack
+
+    def _added(
+        self, x: Float[Array, "batch length dim"], layer: Callable[..., Any], name: str
+    ) -> Float[Array, "batch length dim"]:
+        """What a layer makes of x, added to x, with the norm of this name in its place."""
+        dtype = compute_type(self.dtype)
+        norm = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name=name)
+        made = layer(norm(x) if self.norm == "before" else x)
+        if self.dropout:
+            made = nn.Dropout(self.dropout, deterministic=False)(made)
+        x = x + made
+        return constrain(x if self.norm == "before" else norm(x), "batch", None, None)
 
 
 def run_blocks(
@@ -83,6 +103,8 @@ def run_blocks(
     remat: str,
     causal: bool = False,
     attention: str = "xla",
+    norm: str = "before",
+    dropout: float = 0.0,
 ) -> Float[Array, "batch length dim"]:
     """Runs `depth` blocks, stacked under 'blocks' of the module whose `__call__` this stands in.
 
@@ -103,20 +125,27 @@ def run_blocks(
         `mmjax.models.layers.remat.recomputing`.
       causal: whether a token sees only what stands before it, beside the mask.
       attention: 'auto', 'xla', 'cudnn' or 'splash', see `mmjax.models.layers.attend.choose`.
+      norm: 'before' or 'after', see `Block`.
+      dropout: see `Block`; 0 outside of training.
 
     Raises:
-      ValueError: another `remat` or `attention`, or one that cannot run here.
+      ValueError: another `remat`, `attention` or `norm`, one that cannot run here, or a `dropout`
+        that is no part.
     """
+    if norm not in NORMS:
+        raise ValueError(f"norm={norm!r} is none of {', '.join(NORMS)}.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout} is not from 0 to below 1.")
     block, recompute = recomputing(Block, remat, scan)
     blocks = nn.scan(
         block,
         variable_axes={"params": 0, "intermediates": 0},
-        split_rngs={"params": True},
+        split_rngs={"params": True, "dropout": True},
         in_axes=nn.broadcast,
         length=depth,
         unroll=1 if scan else depth,
     )
     init_scale = (2 * depth) ** -0.5  # two additions a block: the sum keeps its variance
     fields = (num_heads, mlp_dim, activation, norm_epsilon, init_scale, dtype)
-    fields += (causal, attention, recompute)
+    fields += (causal, attention, recompute, norm, dropout)
     return blocks(*fields, name="blocks")(x, mask)[0]

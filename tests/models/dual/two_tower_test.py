@@ -94,6 +94,14 @@ def test_scalars_start_where_the_papers_say():
     assert scalars["bias"].dtype == scalars["log_scale"].dtype == jnp.float32
 
 
+def test_the_temperature_may_be_the_parameter():
+    model = small(log_scale_init=-math.log(0.5), learned_scale="temperature")
+    scalars, variables = model.init_with_output(jax.random.key(0), method="scalars")
+    assert set(variables["params"]) == {"temperature"}
+    assert variables["params"]["temperature"] == 0.5
+    np.testing.assert_allclose(scalars["log_scale"], math.log(2), rtol=1e-6)
+
+
 def test_a_zero_vector_has_a_finite_gradient():
     value, gradient = jax.value_and_grad(lambda x: unit_length(x).sum())(jnp.zeros((1, 4)))
     assert value == 0
@@ -105,6 +113,8 @@ def test_options_that_do_not_fit_are_refused():
         initial(small(project_text="conv"))
     with pytest.raises(ValueError, match="is 16 wide, embed_dim is 12"):
         initial(small(project_image="none"))
+    with pytest.raises(ValueError, match="learned_scale='scale' is none of log_scale, temp"):
+        initial(small(learned_scale="scale"))
 
 
 def published(name):

@@ -94,6 +94,41 @@ def test_a_kernel_in_parts_gives_the_same_and_its_gradient_comes_in_parts(spec, 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
 
 
+@pytest.mark.parametrize("spec", [("tensor", "fsdp"), (None, "fsdp"), (None, None)])
+def test_scores_of_a_table_in_parts_are_the_plain_products(spec):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(8, 5, 4)), jnp.float32)
+    table = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+    mesh, spec = make_mesh(2, 2, 2), PartitionSpec(*spec)
+    place = NamedSharding(mesh, spec)
+
+    def loss(scores):
+        return lambda *arrays: jnp.sum(jnp.sin(scores(*arrays)))
+
+    plain = loss(lambda x, table: jnp.einsum("bnd,wd->bnw", x, table))
+    wanted = jax.value_and_grad(plain, (0, 1))(x, table)
+    with activations(mesh, params={"text/token_embedding": spec}):
+        step = jax.jit(
+            jax.value_and_grad(
+                loss(lambda x, table: dense.scores(x, table, "text/token_embedding")), (0, 1)
+            ),
+            in_shardings=(NamedSharding(mesh, PartitionSpec(("data", "fsdp"))), place),
+        )
+        found = step(x, table)
+        text = step.lower(x, table).compile().as_text()
+    if "fsdp" in spec:
+        assert found[1][1].sharding.is_equivalent_to(place, 2)
+        assert " reduce-scatter(" in text
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
+
+
+def test_scores_of_bfloat16_are_float32_and_have_gradients():
+    x, table = jnp.ones((2, 3, 4), jnp.bfloat16), jnp.ones((6, 4), jnp.float32)
+    value, gradients = jax.value_and_grad(lambda *a: dense.scores(*a).sum(), (0, 1))(x, table)
+    assert value.dtype == jnp.float32
+    assert [x.dtype for x in gradients] == [jnp.bfloat16, jnp.float32]
+
+
 def test_a_kernel_knows_its_path():
     class Tower(nn.Module):
         @nn.compact

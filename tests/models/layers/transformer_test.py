@@ -23,10 +23,13 @@ class Stack(nn.Module):
 
     scan: bool = True
     remat: str = "none"
+    norm: str = "before"
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x, mask=None):
-        return run_blocks(x, mask, **FIELDS, scan=self.scan, remat=self.remat)
+        how = {"scan": self.scan, "remat": self.remat, "norm": self.norm, "dropout": self.dropout}
+        return run_blocks(x, mask, **FIELDS, **how)
 
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 8)), jnp.float32)
@@ -109,6 +112,57 @@ def test_intermediates_are_each_blocks_states_and_its_softmax(params):
     assert weights.shape == (2, 2, 2, 4, 4)  # depth, batch, heads, queries, keys
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
     assert not np.triu(weights, 1).any()
+
+
+def test_post_norm_has_the_parameters_of_pre_norm_and_normalises_what_leaves_a_block(params):
+    stack = Stack(norm="after")
+    own = jax.eval_shape(stack.init, jax.random.key(0), X)["params"]
+    assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, params)
+    out, kept = stack.apply({"params": params}, X, MASK, mutable=["intermediates"])
+    states = kept["intermediates"]["blocks"]["output"][0]  # scales are 1 and biases 0 at first
+    np.testing.assert_allclose(states.mean(-1), 0, atol=1e-6)
+    np.testing.assert_allclose(states.std(-1), 1, atol=1e-4)
+    np.testing.assert_array_equal(states[-1], out)
+    assert not np.allclose(out, Stack().apply({"params": params}, X, MASK), atol=0.1)
+
+
+@pytest.mark.parametrize(("norm", "remat"), [("before", "none"), ("after", "full")])
+def test_dropout_is_drawn_anew_in_each_block_by_its_key_alone(params, norm, remat):
+    def run(stack, seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return jax.jit(stack.apply)({"params": params}, X, MASK, rngs=rngs)
+
+    stack = Stack(remat=remat, norm=norm, dropout=0.5)
+    first = run(stack, 0)
+    assert not np.allclose(run(stack, 1), first, atol=1e-2)
+    written_out = Stack(False, "none", norm, 0.5)
+    np.testing.assert_allclose(run(written_out, 0), first, atol=1e-6)
+    assert not np.allclose(run(Stack(norm=norm), 0), first, atol=1e-2)
+
+
+def test_dropout_keeps_the_mean_of_what_a_layer_adds(params):
+    keys = jax.random.split(jax.random.key(0), 4000)
+    one = jax.tree.map(lambda stack: stack[0], params["blocks"])
+    one["mlp"]["down"] = jax.tree.map(jnp.zeros_like, one["mlp"]["down"])
+    how = (2, 16, "gelu", 1e-6, 1.0, "float32")
+    expected, _ = Block(*how).apply({"params": one}, X, MASK)
+    block = Block(*how, dropout=0.25)
+    draws = jax.vmap(lambda key: block.apply({"params": one}, X, MASK, rngs={"dropout": key})[0])(
+        keys
+    )
+    np.testing.assert_allclose(draws.mean(0), expected, atol=0.05 * np.abs(expected - X).max())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"norm": "both"}, "norm='both' is none of before, after"),
+        ({"dropout": 1.0}, "dropout=1.0 is not from 0 to below 1"),
+    ],
+)
+def test_an_unknown_norm_and_an_impossible_dropout_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Stack(**fields).init(jax.random.key(0), X)
 
 
 def flatten_tuples(tree, path=""):

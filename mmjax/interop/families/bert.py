@@ -1,0 +1,102 @@
+"""BERT as Hugging Face publishes it: config.json with model_type 'bert', with its heads or without.
+
+Which heads there are is told by the file more than by the config: bert-base-uncased names
+BertForMaskedLM as its architecture and holds the next-sentence head and the pooler too. So a file
+with a masked-LM head makes a `BertPretraining` with all that the file holds, others make a `Bert`.
+
+Source: transformers, models/bert/modeling_bert.py and configuration_bert.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmjax.interop.families.hf_bert import OLD_NAMES, bert_config, bert_fields, bert_rows
+from mmjax.interop.families.hf_blocks import rows
+from mmjax.interop.family import Family, dense, known, norm
+from mmjax.interop.rows import Aside, Row, Table, Tied
+from mmjax.interop.tensors import WeightsError
+from mmjax.models.encoders.bert import Bert
+from mmjax.models.encoders.bert_pretraining import BertPretraining
+
+__all__ = ["FAMILY", "masked_lm_rows"]
+
+# {their class: whether it has a masked-LM head, a next-sentence head, a pooler}
+ARCHITECTURES = {
+    "BertModel": (False, False, True),
+    "BertForMaskedLM": (True, False, False),
+    "BertForPreTraining": (True, True, True),
+}
+POOLER = "add_pooling_layer"  # their classes' argument, for files that differ from the above
+
+
+def fitted(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Their config with the class that holds what the file holds."""
+    masked = any(".transform.dense." in name for name in names)
+    following = masked and any("seq_relationship." in name for name in names)
+    kind = "BertForPreTraining" if following else "BertForMaskedLM" if masked else "BertModel"
+    pooler = any("pooler.dense." in name for name in names)
+    return {**config, "architectures": [kind], POOLER: pooler}
+
+
+def model(config: Mapping[str, Any]) -> Bert | BertPretraining:
+    """Our model of their config."""
+    kind = (config.get("architectures") or ["BertModel"])[0]
+    if kind not in ARCHITECTURES:
+        raise WeightsError(f"config: {kind} is not built; {', '.join(ARCHITECTURES)} are.")
+    masked, following, pooler = ARCHITECTURES[kind]
+    pooling = "tanh" if config.get(POOLER, pooler) else "class"
+    text = Bert(**bert_fields(config, "config"), pooling=pooling)
+    if not masked:
+        return text
+    known(config, {"tie_word_embeddings": (True,)}, "config")
+    return BertPretraining(text, following)
+
+
+def config(model: Bert | BertPretraining) -> dict[str, Any]:
+    """Their config of our model."""
+    if isinstance(model, Bert):
+        text, kind = model, "BertModel"
+    else:
+        text = model.text
+        kind = "BertForPreTraining" if model.next_sentence else "BertForMaskedLM"
+    made = {"architectures": [kind], "model_type": "bert", **bert_config(text)}
+    pooler = text.pooling == "tanh"
+    return made if pooler == ARCHITECTURES[kind][2] else {**made, POOLER: pooler}
+
+
+def masked_lm_rows(words: str) -> tuple[Row | Tied, ...]:
+    """Rows of a masked-LM head that is tied to a token table.
+
+    Args:
+      words: published name of the table.
+    """
+    head = "cls.predictions"
+    return (
+        *rows(dense(f"{head}.transform.dense", "masked_lm/dense")),
+        *rows(norm(f"{head}.transform.LayerNorm", "masked_lm/norm")),
+        Row(f"{head}.bias", "masked_lm/bias"),
+        Tied(f"{head}.decoder.weight", words),
+        Tied(f"{head}.decoder.bias", f"{head}.bias"),
+    )
+
+
+def table(model: Bert | BertPretraining) -> Table:
+    """Rows of the whole model; a tower alone is found with the prefix 'bert.' or without."""
+    if isinstance(model, Bert):
+        kept = (
+            *bert_rows(model, "", ""),
+            Aside(r"embeddings\.position_ids", "0, 1, 2 and so on"),
+            Aside(r"cls\..*", "heads, which the tower alone does not read"),
+        )
+        return Table(kept, ((r"^bert\.", ""), *OLD_NAMES))
+    kept = (
+        *bert_rows(model.text, "bert.", "text/"),
+        *masked_lm_rows("bert.embeddings.word_embeddings.weight"),
+        Aside(r"bert\.embeddings\.position_ids", "0, 1, 2 and so on"),
+    )
+    if model.next_sentence:
+        kept = (*kept, *rows(dense("cls.seq_relationship", "next_sentence_head")))
+    return Table(kept, OLD_NAMES)
+
+
+FAMILY = Family("hf/bert", model, table, config, fitted)

@@ -1,0 +1,146 @@
+"""BERT's older files, and files that hold other heads than their config names."""
+
+import json
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mmjax
+from mmjax import paths
+from mmjax.interop.families.bert import FAMILY
+from mmjax.interop.reading import fill
+from mmjax.interop.rows import write
+from mmjax.interop.tensors import Arrays, Safetensors, WeightsError
+from mmjax.models.encoders.bert import Bert
+from mmjax.models.encoders.bert_pretraining import BertPretraining
+
+PUBLISHED = pathlib.Path(__file__).parents[1] / "golden" / "published"
+
+
+@pytest.fixture(scope="module")
+def config():
+    return json.loads((PUBLISHED / "bert_pretrain" / "saved" / "config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    """What BertForPreTraining's published file holds."""
+    tensors = Safetensors([PUBLISHED / "bert_pretrain" / "saved" / "model.safetensors"])
+    return {name: tensors.get(name) for name in tensors.names()}
+
+
+def without(arrays, *parts):
+    return {name: x for name, x in arrays.items() if not any(part in name for part in parts)}
+
+
+def same(one, other):
+    one, other = (paths.flatten(filled.variables) for filled in (one, other))
+    assert set(one) == set(other)
+    for path, array in one.items():
+        np.testing.assert_array_equal(other[path], array)
+
+
+def test_old_names_of_norms_and_stored_positions_are_read(config, arrays):
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): array
+        for name, array in arrays.items()
+    }
+    assert len(old.keys() - arrays.keys()) == 2 * (2 * 2 + 2)
+    old["bert.embeddings.position_ids"] = np.arange(12)[None]
+    words = arrays["bert.embeddings.word_embeddings.weight"]
+    old |= {"cls.predictions.decoder.weight": words}
+    filled = fill(FAMILY, config, Arrays(old))
+    same(filled, fill(FAMILY, config, Arrays(arrays)))
+    written = write(filled.table, paths.flatten(filled.variables), filled.read.aside)
+    assert set(written) == {*arrays, "bert.embeddings.position_ids"}
+
+
+def test_an_output_table_that_is_not_the_input_table_is_refused(config, arrays):
+    words = arrays["bert.embeddings.word_embeddings.weight"]
+    other = {**arrays, "cls.predictions.decoder.weight": words + 1}
+    with pytest.raises(WeightsError, match=r"decoder\.weight should be a copy"):
+        fill(FAMILY, config, Arrays(other))
+
+
+def test_a_file_holds_what_it_holds_whatever_its_config_names(config, arrays):
+    named = {**config, "architectures": ["BertForMaskedLM"]}  # as bert-base-uncased does
+    filled = fill(FAMILY, named, Arrays(arrays))
+    assert isinstance(filled.model, BertPretraining)
+    assert filled.model.next_sentence
+    same(filled, fill(FAMILY, config, Arrays(arrays)))
+
+
+@pytest.mark.parametrize(
+    ("left_out", "following", "pooling"),
+    [(("seq_relationship",), False, "tanh"), (("seq_relationship", "pooler"), False, "class")],
+)
+def test_a_masked_lm_head_may_come_with_a_pooler_or_without(
+    config, arrays, left_out, following, pooling
+):
+    filled = fill(FAMILY, config, Arrays(without(arrays, *left_out)))
+    assert (filled.model.next_sentence, filled.model.text.pooling) == (following, pooling)
+    assert FAMILY.model(FAMILY.expressed(filled.model)) == filled.model
+
+
+def test_a_tower_is_read_with_its_prefix_or_without_and_with_its_pooler_or_without(config, arrays):
+    tower = without(arrays, "cls.")
+    filled = fill(FAMILY, config, Arrays(tower))
+    assert isinstance(filled.model, Bert)
+    bare = {name.removeprefix("bert."): array for name, array in tower.items()}
+    same(filled, fill(FAMILY, config, Arrays(bare)))
+    assert set(write(filled.table, paths.flatten(filled.variables))) == set(bare)
+    headless = fill(FAMILY, config, Arrays(without(tower, "pooler")))
+    assert headless.model.pooling == "class"
+    assert FAMILY.model(FAMILY.expressed(headless.model)) == headless.model
+
+
+def test_heads_that_the_tower_does_not_read_are_kept_aside(config, arrays):
+    kept = without(arrays, "predictions")
+    filled = fill(FAMILY, config, Arrays(kept))
+    assert isinstance(filled.model, Bert)
+    assert set(filled.read.aside) == {"cls.seq_relationship.weight", "cls.seq_relationship.bias"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
+        ({"is_decoder": True}, "is_decoder=True is not built"),
+        ({"hidden_act": "silu"}, "the activation 'silu' is not built"),
+        ({"architectures": ["BertLMHeadModel"]}, "BertLMHeadModel is not built; BertModel"),
+    ],
+)
+def test_what_is_not_built_is_named(config, fields, message):
+    with pytest.raises(WeightsError, match=message):
+        FAMILY.model({**config, **fields})
+
+
+def test_a_mean_cannot_be_expressed(config, arrays):
+    model = fill(FAMILY, config, Arrays(without(arrays, "cls."))).model
+    with pytest.raises(WeightsError, match="pooling='mean'"):
+        FAMILY.expressed(model.clone(pooling="mean"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "calls"),
+    [("bert", ("tokens_text",)), ("bert_pretrain", ("encode_text", "tokens_text"))],
+)
+def test_a_saved_folder_is_loaded_with_the_calls_that_it_has(folder, calls):
+    loaded = mmjax.load(PUBLISHED / folder / "saved")
+    assert loaded.calls == calls
+    with np.load(PUBLISHED / folder / "inputs.npz") as file:
+        words = [
+            jnp.asarray(file["input_ids"], jnp.int32),
+            jnp.asarray(file["attention_mask"] == 1),
+        ]
+        kinds = jnp.asarray(file["token_type_ids"], jnp.int32)
+    made = loaded.model.apply(loaded.variables, *words, token_type=kinds)
+    with np.load(PUBLISHED / folder / "outputs.npz") as file:
+        if folder == "bert":
+            np.testing.assert_allclose(made.tokens, file["last_hidden_state"], atol=2e-5)
+        else:
+            np.testing.assert_allclose(made[0], file["prediction_logits"], atol=2e-5)
