@@ -32,6 +32,7 @@ GRADIENT = "grad_norm."
 RUNNERS = {
     "transformers.models.clip.modeling_clip.CLIPModel": "clip",
     "open_clip.model.CLIP": "open_clip",
+    "transformers.models.siglip.modeling_siglip.SiglipModel": "siglip",
 }
 
 

@@ -16,7 +16,11 @@ from mmjax.interop.tensors import Arrays, Safetensors, WeightsError
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / "golden" / "published"
 # {family's module: folders below golden/published}
-FAMILIES = {"clip": ("clip", "clip_gelu_eos"), "open_clip": ("open_clip", "open_clip_gelu")}
+FAMILIES = {
+    "clip": ("clip", "clip_gelu_eos"),
+    "open_clip": ("open_clip", "open_clip_gelu"),
+    "siglip": ("siglip", "siglip_projected"),
+}
 CASES = [(family, folder) for family, folders in FAMILIES.items() for folder in folders]
 
 
