@@ -20,6 +20,7 @@ FAMILIES = {
     "clip": ("clip", "clip_gelu_eos"),
     "open_clip": ("open_clip", "open_clip_gelu"),
     "siglip": ("siglip", "siglip_projected"),
+    "vit": ("vit", "vit_classifier"),
 }
 CASES = [(family, folder) for family, folders in FAMILIES.items() for folder in folders]
 
