@@ -38,6 +38,9 @@ RUNNERS = {
     "transformers.models.clip.modeling_clip.CLIPModel": "clip",
     "open_clip.model.CLIP": "open_clip",
     "timm.models.resnet.ResNet": "resnet",
+    "transformers.models.siglip.modeling_siglip.SiglipModel": "siglip",
+    "transformers.models.vit.modeling_vit.ViTModel": "vit",
+    "transformers.models.vit.modeling_vit.ViTForImageClassification": "vit",
 }
 
 

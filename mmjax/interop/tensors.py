@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jax import dtypes
+from numpy.lib import format as npy
 
 __all__ = [
     "Arrays",
@@ -167,15 +169,29 @@ class Npz(Tensors):
         return list(self._file.files)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """See `Tensors.shape`; an array's numbers are read once for it."""
+        """See `Tensors.shape`."""
         if name not in self._shapes:
-            self._shapes[name] = self.get(name).shape
+            self._shapes[name] = self._header(name)
         return self._shapes[name]
+
+    def _header(self, name: str) -> tuple[int, ...]:
+        """An array's shape by what stands before its numbers."""
+        headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+        try:
+            with self._file.zip.open(f"{name}.npy") as stream:
+                version = npy.read_magic(stream)
+                if version in headers:
+                    return headers[version](stream)[0]
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise WeightsError(f"{self.name}: {name}: {_line(error)}.") from None
+        return self.get(name).shape
 
     def get(self, name: str) -> np.ndarray:
         """See `Tensors.get`."""
         try:
-            return self._file[name]
+            array = self._file[name]
+            # The format does not know bfloat16 and keeps its two bytes without a name.
+            return array.view(dtypes.bfloat16) if array.dtype == "V2" else array
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise WeightsError(f"{self.name}: {name}: {_line(error)}.") from None
 

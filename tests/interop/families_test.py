@@ -23,6 +23,8 @@ FAMILIES = {
     "align": ("align",),
     "bert": ("bert", "bert_mlm", "bert_pretrain"),
     "chinese_clip": ("chinese_clip",),
+    "siglip": ("siglip", "siglip_projected"),
+    "vit": ("vit", "vit_classifier"),
 }
 CASES = [(family, folder) for family, folders in FAMILIES.items() for folder in folders]
 

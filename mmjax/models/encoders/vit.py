@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mmjax.models.interfaces import TowerOutput
 from mmjax.models.layers.compute import compute_type
+from mmjax.models.layers.dense import product_of
 from mmjax.models.layers.patches import PatchEmbedding, drop_patches
 from mmjax.models.layers.pooling import AttentionPooling, mean
 from mmjax.models.layers.positions import sincos_2d
@@ -16,6 +17,7 @@ from mmjax.typing import Array, Float, Int
 
 POOLING = ("class", "mean", "attention")
 POSITIONS = ("learned", "sincos")
+HEADS = ("none", "linear", "tanh")
 
 
 class ViT(nn.Module):
@@ -31,6 +33,9 @@ class ViT(nn.Module):
       mlp_dim: width inside the perceptrons.
       pooling: 'class' puts a learned token before the patches and returns it (CLIP), 'mean' is
         over patches, 'attention' is a probe that attends to them (SigLIP).
+      head: what is made of the pooled vector: 'linear' is a dense layer (a classifier's scores),
+        'tanh' one with tanh after it, 'none' nothing. Its parameters lie under 'head'.
+      head_dim: what a head is wide; None is `dim`.
       positions: 'learned' or 'sincos'.
       pre_norm: whether a layer norm comes before the blocks (CLIP).
       patch_bias: whether the patch embedding has a bias (CLIP has none).
@@ -53,6 +58,8 @@ class ViT(nn.Module):
     num_heads: int = 12
     mlp_dim: int = 3072
     pooling: str = "attention"
+    head: str = "none"
+    head_dim: int | None = None
     positions: str = "learned"
     pre_norm: bool = False
     patch_bias: bool = True
@@ -108,7 +115,7 @@ class ViT(nn.Module):
             attention=self.attention,
         )
         x = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="norm")(x)
-        return TowerOutput(x, None, self._pool(x))
+        return TowerOutput(x, None, self._head(self._pool(x)))
 
     @property
     def num_patches(self) -> int:
@@ -119,6 +126,8 @@ class ViT(nn.Module):
         """Raises ValueError where options or inputs do not fit each other."""
         if self.pooling not in POOLING:
             raise ValueError(f"pooling={self.pooling!r} is none of {', '.join(POOLING)}.")
+        if self.head not in HEADS:
+            raise ValueError(f"head={self.head!r} is none of {', '.join(HEADS)}.")
         if self.positions not in POSITIONS:
             raise ValueError(f"positions={self.positions!r} is none of {', '.join(POSITIONS)}.")
         if image.shape[1:3] != (self.image_size, self.image_size):
@@ -166,6 +175,14 @@ class ViT(nn.Module):
             self.dtype,
             name="pool",
         )(x)
+
+    def _head(self, pooled: Float[Array, "batch dim"]) -> Float[Array, "batch head_dim"]:
+        """What the head makes of the pooled vectors."""
+        if self.head == "none":
+            return pooled
+        how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, "head")}
+        x = nn.Dense(self.head_dim or self.dim, name="head", **how)(pooled)
+        return jnp.tanh(x) if self.head == "tanh" else x
 
 
 def _size(patch_size: int, dim: int, depth: int, num_heads: int, mlp_dim: int) -> dict[str, int]:

@@ -46,6 +46,19 @@ def test_the_place_of_a_patch_matters(make, positions):
     ).any()
 
 
+def test_a_head_is_a_dense_layer_over_the_pooled_vector(make):
+    model, variables = make(pooling="class", head="linear", head_dim=5)
+    out = jax.jit(model.apply)(variables, X)
+    layer = variables["params"]["head"]
+    scores = out.tokens[:, 0] @ layer["kernel"] + layer["bias"]
+    np.testing.assert_allclose(out.pooled, scores, atol=2e-5)
+    made = jax.jit(model.clone(head="tanh").apply)(variables, X)
+    np.testing.assert_allclose(made.pooled, jnp.tanh(scores), atol=2e-5)
+    assert make(pooling="mean", head="tanh")[1]["params"]["head"]["kernel"].shape == (16, 16)
+    with pytest.raises(ValueError, match="head='relu' is none of none, linear, tanh"):
+        model.clone(head="relu").apply(variables, X)
+
+
 def test_options_of_clip_change_the_tree(make):
     _, variables = make(pre_norm=True, patch_bias=False)
     assert "input_norm" in variables["params"]
