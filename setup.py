@@ -40,10 +40,12 @@ setuptools.setup(
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["mmjax", "mmjax.*"]),
     install_requires=FLOORS,
+    entry_points={"console_scripts": ["mmjax=mmjax.__main__:main"]},
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "wandb": ["wandb>=0.31"],
+        "hub": ["huggingface_hub>=0.30"],  # mmjax.load("hf://owner/name")
         "gcs": ["gcsfs"],  # shards and workdirs at gs://
         "peers": ["torch", "open_clip_torch"],  # what benchmarks compare with
         "test": [
@@ -52,6 +54,7 @@ setuptools.setup(
             "hypothesis>=6.100",
             "beartype>=0.19",
             "ruff>=0.9",
+            "huggingface_hub>=0.30",
             "jax[tpu]",  # its libtpu compiles for TPUs that are not here
         ],
     },

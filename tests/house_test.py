@@ -27,6 +27,8 @@ ROOMS = {
     | {"preprocess", "parallel", "data", "models", "objectives", "training", "evaluation"},
     "config": {"parsing"},
     "load": LOWEST | {"preprocess", "parallel", "data", "training", "interop", "config"},
+    "commands": set(),  # by name, so that a command loads what it needs alone
+    "__main__": {"commands", "interop"},
     "run": {"typing", "paths", "preprocess", "parallel", "data", "models", "objectives"}
     | {"training", "evaluation", "interop", "config"},
 }

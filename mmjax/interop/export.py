@@ -17,9 +17,9 @@ from mmjax.interop.family import Family
 from mmjax.interop.loaded import Loaded
 from mmjax.interop.rows import write
 from mmjax.interop.sources import MODEL_TYPES, OPEN_CLIP, family_named
-from mmjax.interop.tensors import WeightsError, save_safetensors
+from mmjax.interop.tensors import Arrays, WeightsError, save_safetensors
 
-__all__ = ["FORMATS", "export_weights"]
+__all__ = ["FORMATS", "export_weights", "published"]
 
 # {model_type: name of the processor for pictures}
 PROCESSORS = {
@@ -95,6 +95,11 @@ def _arrays(loaded: Loaded, family: Family) -> dict[str, np.ndarray]:
     flat = {path: np.asarray(x) for path, x in paths.flatten(loaded.variables).items()}
     same = loaded.origin.family == family.name
     return write(family.table(loaded.model), flat, loaded.origin.aside if same else None)
+
+
+def published(loaded: Loaded, family: Family) -> Arrays:
+    """A model's arrays under a family's names."""
+    return Arrays(_arrays(loaded, family), loaded.origin.source)
 
 
 def _hf(loaded: Loaded, out: pathlib.Path) -> dict[str, Save]:

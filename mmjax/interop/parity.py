@@ -53,15 +53,17 @@ class Fixture:
       meta: what its meta.json says.
       config: the reference's own.
       inputs: {name: array}.
+      tensors: weights that stand for the fixture's own, or None.
     """
 
     folder: pathlib.Path
     meta: Mapping[str, Any]
     config: Mapping[str, Any]
     inputs: Mapping[str, np.ndarray]
+    tensors: Tensors | None = None
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> "Fixture":
+    def open(cls, folder: str | os.PathLike[str], tensors: Tensors | None = None) -> "Fixture":
         """Reads all but the weights.
 
         Raises:
@@ -76,7 +78,7 @@ class Fixture:
                 inputs = {name: file[name] for name in file.files}
         except (OSError, ValueError) as error:
             raise WeightsError(f"{folder} is no fixture: {error}.") from None
-        return cls(folder, meta, config, inputs)
+        return cls(folder, meta, config, inputs, tensors)
 
     @property
     def reference(self) -> str:
@@ -93,7 +95,9 @@ class Fixture:
 
     @functools.cached_property
     def state(self) -> Tensors:
-        """The reference's weights."""
+        """The reference's weights, or those that stand for them."""
+        if self.tensors is not None:
+            return self.tensors
         return Safetensors([self.folder / "state.safetensors"])
 
 
@@ -151,11 +155,13 @@ def states(sown: Mapping[str, Any], tower: str) -> list[Any]:
     return [*sown[f"{prefix}/input"], sown[f"{prefix}/output"][-1]]
 
 
-def run(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def run(folder: str | os.PathLike[str], tensors: Tensors | None = None) -> dict[str, np.ndarray]:
     """Computes a fixture's outputs with our models.
 
     Args:
       folder: with meta.json, config.json, state.safetensors and inputs.npz; nothing else is opened.
+      tensors: weights by the reference's names that are taken for the fixture's own; None takes
+        those.
 
     Returns:
       {name as in the fixture's outputs: array}, axes in the reference's order; for a fixture with a
@@ -164,11 +170,8 @@ def run(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
       WeightsError: no fixture, or of a model that is not built.
     """
-    fixture = Fixture.open(folder)
-    if fixture.reference not in RUNNERS:
-        built = ", ".join(sorted(name.rpartition(".")[2] for name in RUNNERS))
-        raise WeightsError(f"{folder}: {fixture.reference} is not built; {built} are.")
-    module = importlib.import_module(f"mmjax.interop.fixtures.{RUNNERS[fixture.reference]}")
+    fixture = Fixture.open(folder, tensors)
+    module = runner(fixture)
     with jax.default_matmul_precision("highest"):
         made = module.run(fixture)
     kept = {
@@ -177,6 +180,35 @@ def run(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if name.startswith(GRADIENT) or name in fixture.meta["outputs"]
     }
     return {name: np.asarray(value) for name, value in kept.items()}
+
+
+def stored(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """{output: array} that the reference gave, norms of its gradient too.
+
+    Raises:
+      WeightsError: the folder holds no outputs.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        with np.load(folder / "outputs.npz", allow_pickle=False) as file:
+            outputs = {name: file[name] for name in file.files}
+        norms = folder / "grad_norms.json"
+        found = json.loads(norms.read_text(encoding="utf-8")) if norms.exists() else {}
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder} holds no outputs: {error}.") from None
+    return outputs | {f"{GRADIENT}{name}": np.asarray(value) for name, value in found.items()}
+
+
+def runner(fixture: Fixture) -> Any:
+    """The module of mmjax.interop.fixtures that computes a fixture: FAMILY and `run`.
+
+    Raises:
+      WeightsError: its reference is not built.
+    """
+    if fixture.reference not in RUNNERS:
+        built = ", ".join(sorted(name.rpartition(".")[2] for name in RUNNERS))
+        raise WeightsError(f"{fixture.folder}: {fixture.reference} is not built; {built} are.")
+    return importlib.import_module(f"mmjax.interop.fixtures.{RUNNERS[fixture.reference]}")
 
 
 @dataclasses.dataclass(frozen=True)

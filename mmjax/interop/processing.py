@@ -1,13 +1,15 @@
 """Preprocessing as published files say it, to our contract and back."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from mmjax.interop.tensors import WeightsError
 from mmjax.preprocess import CLIP_MEAN, CLIP_STD, Contract
 
-__all__ = ["from_hf", "from_open_clip", "to_hf", "to_open_clip"]
+__all__ = ["from_hf", "from_open_clip", "from_timm", "to_hf", "to_open_clip"]
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Pillow's numbers of its filters, which preprocessor_config.json holds.
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 # Processors to which a plain number for the size means the shortest edge; to others it is both.
@@ -142,6 +144,24 @@ def from_open_clip(config: Mapping[str, Any], image_size: int, where: str) -> di
         "mean": tuple(config.get("mean") or CLIP_MEAN),
         "std": tuple(config.get("std") or CLIP_STD),
         "pad_value": fill,
+    }
+
+
+def from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The contract's fields of pictures, of the 'pretrained_cfg' in timm's config.json.
+
+    Args:
+      config: what it leaves out stands at timm's own defaults.
+    """
+    size = int(tuple(config.get("input_size") or (3, 224, 224))[-1])
+    wanted = math.floor(size / config.get("crop_pct", 0.875))
+    return {
+        "image_size": size,
+        "resize": "squash" if config.get("crop_mode") == "squash" else "shortest",
+        "resize_size": 0 if wanted == size else wanted,
+        "interpolation": config.get("interpolation", "bilinear"),
+        "mean": tuple(config.get("mean") or IMAGENET_MEAN),
+        "std": tuple(config.get("std") or IMAGENET_STD),
     }
 
 

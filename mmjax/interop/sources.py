@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.interop import hub, processing, tokenizing
+from mmjax.interop.families.big_vision import config_of
 from mmjax.interop.family import Family
 from mmjax.interop.tensors import (
+    Npz,
     Tensors,
     WeightsError,
     open_safetensors,
@@ -21,7 +23,8 @@ from mmjax.preprocess import Contract
 __all__ = ["MODEL_TYPES", "Source", "contract_of", "family_named", "is_published", "open_source"]
 
 # {model_type of a config.json: module below mmjax.interop.families}
-MODEL_TYPES = {name: name for name in ("align", "bert", "chinese_clip", "clip")}
+MODEL_TYPES = {name: name for name in ("align", "bert", "chinese_clip", "clip", "siglip", "vit")}
+TIMM = "resnet"  # the family of a config.json with an 'architecture', as timm writes it
 OPEN_CLIP = "open_clip_config.json"
 HF_WEIGHTS = ("model.safetensors",)
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
@@ -154,7 +157,9 @@ def _model_type(folder: pathlib.Path) -> str | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return found.get("model_type") if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    return found.get("model_type") or (TIMM if "architecture" in found else None)
 
 
 def _has_hf_weights(folder: pathlib.Path) -> bool:
@@ -175,7 +180,7 @@ def _missing(image: Mapping[str, Any], words: tokenizing.Words | None) -> dict[s
 
 
 def _from_hf(name: str, folder: pathlib.Path, model_type: str) -> Source:
-    if model_type not in MODEL_TYPES:
+    if model_type not in (*MODEL_TYPES, TIMM):
         built = ", ".join(sorted(MODEL_TYPES))
         raise WeightsError(f"{name}: model_type {model_type!r} is not built; {built} are.")
     tensors = open_safetensors(folder, HF_WEIGHTS)
@@ -189,7 +194,9 @@ def _from_hf(name: str, folder: pathlib.Path, model_type: str) -> Source:
             break
     words = tokenizing.find(folder)
     config = _json(folder / "config.json")
-    family = family_named(MODEL_TYPES[model_type])
+    if model_type == TIMM:
+        image = processing.from_timm(config.get("pretrained_cfg") or {})
+    family = family_named(MODEL_TYPES.get(model_type, model_type))
     return Source(name, folder, family, config, tensors, image, words, _missing(image, words))
 
 
@@ -208,6 +215,15 @@ def _from_open_clip(name: str, folder: pathlib.Path) -> Source:
 
 def _from_file(name: str, path: pathlib.Path) -> Source:
     refuse_pickles(path)
+    if path.suffix == ".npz":
+        tensors = Npz(path)
+        family = family_named("big_vision")
+        config = config_of(tensors)
+        image = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize": "squash"}
+        words = tokenizing.find(path.parent, "SiglipTokenizer")
+        return Source(
+            name, path.parent, family, config, tensors, image, words, _missing(image, words)
+        )
     if path.suffix == ".safetensors":
         raise WeightsError(
             f"{name}: arrays without a config; give the folder with its config.json or {OPEN_CLIP}."

@@ -38,14 +38,18 @@ class Words:
     cleaning: str
 
 
-def find(folder: pathlib.Path) -> Words | None:
+def find(folder: pathlib.Path, kind: str = "") -> Words | None:
     """The tokenizer of a folder, or None where there is none.
+
+    Args:
+      folder: where it is looked for.
+      kind: the tokenizer's class where no file there names it.
 
     Raises:
       WeightsError: its files are damaged, or ask for what is not built.
     """
     settings = _settings(folder)
-    kind = str(settings.get("tokenizer_class") or "")
+    kind = str(settings.get("tokenizer_class") or kind)
     # SigLIP's own class reads the pieces; the tokenizer.json beside them leaves its cleaning out.
     siglip = kind.startswith("Siglip") and not kind.startswith("Siglip2")
     pieces = next((name for name in PIECES if (folder / name).is_file()), None)

@@ -1,6 +1,5 @@
 """Every stored reference, computed by ours and written back."""
 
-import json
 import pathlib
 
 import numpy as np
@@ -13,24 +12,13 @@ PUBLISHED = pathlib.Path(__file__).parents[1] / "golden" / "published"
 FOLDERS = sorted(path.parent for path in PUBLISHED.glob("*/meta.json"))
 
 
-def stored(folder):
-    """{output: array} of the reference, norms of its gradient too."""
-    with np.load(folder / "outputs.npz") as file:
-        outputs = {name: file[name] for name in file.files}
-    norms = folder / "grad_norms.json"
-    if norms.exists():
-        found = json.loads(norms.read_text())
-        outputs |= {f"grad_norm.{name}": np.asarray(value) for name, value in found.items()}
-    return outputs
-
-
 def test_there_are_references():
     assert FOLDERS
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_outputs_and_gradients_equal_the_reference(folder):
-    theirs = stored(folder)
+    theirs = parity.stored(folder)
     ours = parity.run(folder)
     assert set(ours) == set(theirs)
     beyond = [one for one in parity.differences(ours, theirs) if not one.within]

@@ -1,0 +1,80 @@
+"""What each command of `mmjax` does."""
+
+import argparse
+import importlib
+import pathlib
+from typing import Any
+
+__all__ = ["add"]
+
+DIFFERS = 1  # exit status of a parity that does not hold
+
+
+def add(commands: Any) -> None:
+    """Adds every command to argparse's subparsers."""
+    export = commands.add_parser("export", help="write a model for other libraries")
+    kinds = export.add_subparsers(dest="what", required=True, metavar="WHAT")
+    weights = kinds.add_parser("weights", help="a folder that another library loads")
+    weights.add_argument("source", help="a workdir, or anything that mmjax.load takes")
+    weights.add_argument("out", help="a new folder; for big_vision a new .npz")
+    weights.add_argument("--format", default="hf", help="hf, open_clip or big_vision")
+    weights.add_argument("--step", type=int, default=None, help="by default the newest")
+    weights.add_argument("--ema", action="store_true", help="the moving average")
+    weights.add_argument("--overwrite", action="store_true", help="replace what is there")
+    weights.set_defaults(run=_export)
+    parity = commands.add_parser("parity", help="compare a model of ours with its reference")
+    parity.add_argument("ours", help="anything that mmjax.load takes, or a fixture's folder")
+    parity.add_argument(
+        "theirs",
+        help="a fixture's folder with stored outputs, or a folder in Hugging Face or open_clip "
+        "layout whose library is installed",
+    )
+    parity.set_defaults(run=_parity)
+    doctor = commands.add_parser("doctor", help="versions, devices, memory, what to do about them")
+    doctor.set_defaults(run=_doctor)
+
+
+def _export(known: argparse.Namespace) -> int:
+    load = importlib.import_module("mmjax.load").load
+    export_weights = importlib.import_module("mmjax.interop.export").export_weights
+    loaded = load(known.source, step=known.step, ema=known.ema)
+    files = export_weights(loaded, known.out, known.format, known.overwrite)
+    print(f"{known.out}: {', '.join(files)}")
+    return 0
+
+
+def _parity(known: argparse.Namespace) -> int:
+    parity = importlib.import_module("mmjax.interop.parity")
+    theirs = pathlib.Path(known.theirs)
+    if (theirs / "meta.json").is_file():
+        made = parity.run(theirs, _tensors(known.ours, theirs, parity))
+        answers = parity.stored(theirs)
+    else:
+        load = importlib.import_module("mmjax.load").load
+        both_sides = importlib.import_module("mmjax.interop.reference").both_sides
+        made, answers = both_sides(load(known.ours), theirs)
+        answers = {name: value for name, value in answers.items() if name in made}
+    found = parity.differences(made, answers)
+    for one in found:
+        place = "" if one.place is None else f"  first beyond the bound at {list(one.place)}"
+        mark = "ok " if one.within else "BAD"
+        print(f"{mark}  {one.largest:9.2e}  {one.name}{place}{one.note and '  ' + one.note}")
+    bad = sum(not one.within for one in found)
+    print(f"{len(found) - bad} of {len(found)} outputs within atol 2e-5, rtol 1e-5")
+    return DIFFERS if bad or not found else 0
+
+
+def _tensors(ours: str, theirs: pathlib.Path, parity: Any) -> Any:
+    """Weights of ours by the reference's names."""
+    folder = pathlib.Path(ours)
+    if (folder / "state.safetensors").is_file():
+        kind = importlib.import_module("mmjax.interop.tensors").Safetensors
+        return kind([folder / "state.safetensors"])
+    loaded = importlib.import_module("mmjax.load").load(ours)
+    family = parity.runner(parity.Fixture.open(theirs)).FAMILY
+    return importlib.import_module("mmjax.interop.export").published(loaded, family)
+
+
+def _doctor(known: argparse.Namespace) -> int:
+    del known
+    return importlib.import_module("mmjax.run.doctor").main()
