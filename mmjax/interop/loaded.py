@@ -25,7 +25,7 @@ from mmjax.evaluation.base import unit
 from mmjax.evaluation.templates import check, fill
 from mmjax.interop.reading import words_of
 from mmjax.interop.tensors import WeightsError
-from mmjax.parallel.sharding import activations, batch_sharding
+from mmjax.parallel.sharding import activations, batch_sharding, specs_of
 from mmjax.typing import PyTree
 
 __all__ = ["Loaded", "Origin"]
@@ -227,11 +227,13 @@ class Loaded:
 
     def _method(self, kind: str) -> str | None:
         """The model's method that takes pictures or texts."""
-        if hasattr(type(self.model), METHODS[kind]):
-            return METHODS[kind]
         word = "image" if kind == "image" else "token_ids"
-        takes = words_of(self.model)
-        return "__call__" if word in takes and len(takes) <= 2 else None
+        for method in (METHODS[kind], "encode", "__call__"):
+            if hasattr(type(self.model), method):
+                takes = words_of(self.model, method)
+                if word in takes and not ({"image", "token_ids"} - {word}) & set(takes):
+                    return method
+        return None
 
     def _need(self, call: str, kind: str) -> None:
         """Raises WeightsError where the model has no such call, or lacks what it needs."""
@@ -269,7 +271,7 @@ class Loaded:
             return jax.jit(encode)
 
         def laid_out(variables: Any, words: dict[str, Any]) -> Any:
-            with activations(self.mesh):
+            with activations(self.mesh, params=specs_of(self.params)):
                 return encode(variables, words)
 
         return jax.jit(laid_out)

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mmjax import paths
+from mmjax.typing import PyTree
+
 # Words that models use for the dimensions of activations, and the mesh axes they mean.
 ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
@@ -102,6 +105,15 @@ def stored(path: str, ndim: int) -> NamedSharding | None:
     if spec is None or len(spec) < ndim:  # a spec without axes says that the array is whole
         return None
     return NamedSharding(current.mesh, PartitionSpec(*spec[-ndim:]))
+
+
+def specs_of(params: PyTree) -> dict[str, PartitionSpec]:
+    """{path: how it is stored} of parameters that lie on a mesh, for `activations`."""
+    return {
+        path: leaf.sharding.spec
+        for path, leaf in paths.flatten(params).items()
+        if isinstance(leaf.sharding, NamedSharding)
+    }
 
 
 def used_and_stored(path: str, ndim: int) -> tuple[NamedSharding, NamedSharding] | None:

@@ -107,10 +107,8 @@ def _memory() -> Iterator[tuple[str, str]]:
     if shared.exists() and shutil.disk_usage(shared).free < 256 << 20:
         yield (
             "BAD",
-            (
-                "/dev/shm has under 256 MiB free, and worker processes hand pictures over there: give "
-                "the container --shm-size=2g, or set --config.reading.workers=0"
-            ),
+            "/dev/shm has under 256 MiB free, and worker processes hand pictures over there: "
+            "give the container --shm-size=2g, or set --config.reading.workers=0",
         )
 
 

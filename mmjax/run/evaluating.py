@@ -21,7 +21,7 @@ from mmjax.data.transforms.captions import clean_caption
 from mmjax.evaluation.base import Context, Evaluator, Result, write_artifact
 from mmjax.parallel import hosts
 from mmjax.parallel.mesh import rows_of_process
-from mmjax.parallel.sharding import activations, batch_sharding, replicated
+from mmjax.parallel.sharding import activations, batch_sharding, replicated, specs_of
 from mmjax.run.assembly import Parts, check_contract, find_tokenize
 from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.training.optimizers.base import merge
@@ -69,6 +69,7 @@ class Evaluation:
         check_contract(parts.recipe.contract, self._maker.shapes, "eval_data")
         self._tokenize = find_tokenize(parts.eval_data)
         self._apply = apply_model(parts.recipe.model)
+        self._specs: dict[str, Any] = {}
         self._whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
     def __call__(self, state: State, step: int, workdir: pathlib.Path | None) -> dict[str, float]:
@@ -107,6 +108,7 @@ class Evaluation:
 
     def context(self, params: PyTree, state: State) -> Context:
         """What evaluators may use, for one set of parameters."""
+        self._specs = specs_of(state.params)  # kernels are gathered for their use, as in the step
         return Context(
             apply=lambda view, batch: self._encode(view, params, state.batch_stats, batch),
             batches=self._batches,
@@ -153,7 +155,7 @@ class Evaluation:
                 variables = {"params": {k: v for k, v in params.items() if k != "objectives"}}
                 if statistics:
                     variables["batch_stats"] = statistics
-                with activations(self._mesh):
+                with activations(self._mesh, params=self._specs):
                     output, _ = self._apply(view.method, variables, batch, False, {})
                 return output.embedding
 
@@ -197,7 +199,7 @@ class Evaluation:
         def total(params: PyTree, state: State, batch: Batch) -> Mapping[str, Any]:
             batch = preprocess.preprocess(batch, recipe.contract)
             streams = {goal.stream: batch for goal in recipe.goals.values()}
-            with activations(self._mesh):
+            with activations(self._mesh, params=self._specs):
                 losses, _ = score(
                     recipe,
                     params,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmjax import paths
-from mmjax.interop.families.vit import FAMILY, complete
+from mmjax.interop.families.vit import FAMILY, fitted
 from mmjax.interop.reading import fill
 from mmjax.interop.rows import write
 from mmjax.interop.tensors import Arrays, Safetensors
@@ -54,9 +54,9 @@ def test_a_tower_saved_without_its_pooler_is_read_and_expressed():
     config, tensors = opened("vit")[1]
     arrays = {name: tensors.get(name) for name in tensors.names() if "pooler" not in name}
     arrays = Arrays({**arrays, "embeddings.mask_token": np.zeros((1, 1, 16), np.float32)})
-    filled = fill(FAMILY, complete(config, arrays), arrays)
+    filled = fill(FAMILY, config, arrays)
     assert filled.model.head == "none"
     assert list(filled.read.aside) == ["embeddings.mask_token"]
     assert set(write(filled.table, flat(filled), filled.read.aside)) == set(arrays.names())
     assert FAMILY.model(FAMILY.expressed(filled.model)) == filled.model
-    assert FAMILY.model(complete(config, tensors)).head == "tanh"
+    assert FAMILY.model(fitted(config, tensors.names())).head == "tanh"

@@ -1,22 +1,21 @@
 """ViT as Hugging Face publishes it, model_type 'vit': a picture tower with pooler or classifier.
 
 Which of the two is told by config.json's 'architectures': ViTForImageClassification has the
-classifier, ViTModel the pooler. `complete` tells it by the file, where some were saved without.
+classifier, ViTModel the pooler. `fitted` tells it by the file, where some were saved without.
 
 Source: transformers, models/vit/modeling_vit.py and configuration_vit.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmjax.interop.families.hf_blocks import rows
 from mmjax.interop.family import Family, activation_of, activation_to, dense, known, norm
 from mmjax.interop.forms import patches, reshaped
 from mmjax.interop.rows import Aside, Row, Table, layers
-from mmjax.interop.tensors import Tensors
 from mmjax.models.encoders.vit import ViT
 
-__all__ = ["BLOCK", "FAMILY", "RENAMES", "complete"]
+__all__ = ["BLOCK", "FAMILY", "RENAMES"]
 
 DEFAULTS = {
     "hidden_size": 768,
@@ -54,14 +53,14 @@ RENAMES = (
 )
 
 
-def complete(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
+def fitted(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """A config that also says whether its file holds a pooler, which config.json does not.
 
     Args:
       config: theirs.
-      tensors: the file.
+      names: of the file's arrays.
     """
-    return {**config, HEADED: any("pooler.dense." in name for name in tensors.names())}
+    return {**config, HEADED: any("pooler.dense." in name for name in names)}
 
 
 def model(config: Mapping[str, Any]) -> ViT:
@@ -142,4 +141,4 @@ def table(model: ViT) -> Table:
     )
 
 
-FAMILY = Family("hf/vit", model, table, config)
+FAMILY = Family("hf/vit", model, table, config, fitted)
