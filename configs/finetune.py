@@ -2,7 +2,7 @@
 
 Reproduces: Goyal et al. 2022, "Finetune like you pretrain": the pretraining's loss, a small rate.
 Command:    python train.py --config=configs/finetune.py --workdir=... \
-                --config.init_from=hf://openai/clip-vit-base-patch32 \
+                --config.init_from=hf://laion/CLIP-ViT-B-32-laion2B-s34B-b79K \
                 --config.data.path='train-{000..009}.tar' --config.eval_data.path='val-*.tar'
             Model, preprocessing, tokenizer and kind of loss are those of init_from: a folder in
             Hugging Face or open_clip layout, or hf://owner/name. What else is typed wins, e.g.

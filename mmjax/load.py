@@ -1,7 +1,7 @@
 """`mmjax.load(source)`: a model with its weights, ready to be asked, from one line.
 
     import mmjax
-    clip = mmjax.load("hf://openai/clip-vit-base-patch32")
+    clip = mmjax.load("hf://laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
     clip.classify("photo.jpg", ["cat", "dog"])
 
 Weights are a workdir or checkpoint of ours, a folder in Hugging Face or open_clip layout, a

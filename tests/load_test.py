@@ -168,3 +168,18 @@ def test_transparent_and_turned_files_are_read_as_the_originals_code_does(whole,
     np.testing.assert_array_equal(
         loaded.encode_image(kept.getvalue()), loaded.encode_image(clear.convert("RGB"))
     )
+
+
+def test_the_readmes_five_lines_run(tmp_path, monkeypatch):
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    program = readme.partition("```python\n")[2].partition("```")[0]
+    source = program.partition('mmjax.load("')[2].partition('"')[0]
+    assert source.startswith("hf://")
+    assert len([line for line in program.splitlines() if line]) == 5
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (50, 40), (200, 30, 30)).save("photo.jpg")
+    program = program.replace(source, str(WHOLE / "clip_hf"))
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert "cat" in done.stdout
