@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from mmjax.typing import Array, Batch, Float, UInt8
+from mmjax.typing import Array, Batch, Bool, Float, UInt8
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # Radford et al. 2021, the released code
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -77,8 +77,22 @@ def preprocess_image(
     return (image.astype(jnp.float32) - mean) / std
 
 
+def preprocess_patches(
+    patches: UInt8[Array, "batch patches values"],
+    patch_mask: Bool[Array, "batch patches"],
+    contract: Contract,
+) -> Float[Array, "batch patches values"]:
+    """As `preprocess_image`, of pictures that are cut; padding is 0 after it."""
+    pixels = patches.reshape(*patches.shape[:2], -1, 3)  # [b, n, side * side * 3] -> 4 axes
+    x = preprocess_image(pixels, contract).reshape(patches.shape)
+    return jnp.where(patch_mask[..., None], x, 0.0)
+
+
 def preprocess(batch: Batch, contract: Contract) -> Batch:
     """The batch with its pictures scaled and normalised; everything else as it was."""
-    if "image" not in batch:
-        return batch
-    return {**batch, "image": preprocess_image(batch["image"], contract)}
+    if "image" in batch:
+        batch = {**batch, "image": preprocess_image(batch["image"], contract)}
+    if "patches" in batch:
+        x = preprocess_patches(batch["patches"], batch["patch_mask"], contract)
+        batch = {**batch, "patches": x}
+    return batch
