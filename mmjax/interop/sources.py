@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.interop import hub, processing, tokenizing
-from mmjax.interop.families.big_vision import config_of
+from mmjax.interop.families import big_vision
 from mmjax.interop.family import Family
 from mmjax.interop.tensors import (
     Npz,
@@ -217,8 +217,7 @@ def _from_file(name: str, path: pathlib.Path) -> Source:
     refuse_pickles(path)
     if path.suffix == ".npz":
         tensors = Npz(path)
-        family = family_named("big_vision")
-        config = config_of(tensors)
+        family, config = big_vision.family_of(tensors), big_vision.config_of(tensors)
         image = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize": "squash"}
         words = tokenizing.find(path.parent, "SiglipTokenizer")
         return Source(

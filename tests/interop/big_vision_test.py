@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import dtypes
 
+import mmjax
 from mmjax import paths
 from mmjax.interop.families import big_vision, siglip
 from mmjax.interop.family import compare
@@ -148,6 +149,16 @@ def test_a_file_without_the_first_word_of_its_names_is_the_same(state):
     filled = fill(big_vision.FAMILY, config, bare)
     assert filled.read.found["params/t"] == "t"
     assert set(write(filled.table, flat(filled))) == set(stored)
+
+
+def test_it_is_loaded_by_its_file_alone(state, tmp_path):
+    np.savez(tmp_path / "siglip.npz", **converted(state))
+    loaded = mmjax.load(tmp_path / "siglip.npz")
+    made = loaded.encode_image(np.zeros((2, 30, 20, 3), np.uint8))
+    assert made.shape == (2, 20)
+    assert loaded.contract.mean == (0.5, 0.5, 0.5)
+    with pytest.raises(WeightsError, match="tokenizer"):
+        loaded.encode_text("a")
 
 
 def test_a_projection_of_pictures_is_seen_and_read(state):
