@@ -21,14 +21,17 @@ class Contract:
     """How pictures and texts must look before they reach the model.
 
     Attributes:
-      image_size: height and width in pixels.
-      resize: 'squash', 'shortest' or 'longest', as in `data.transforms.resize.Resize`.
+      image_size: height and width in pixels; nothing to 'naflex'.
+      resize: 'squash', 'shortest' or 'longest', as in `data.transforms.resize.Resize`, or 'naflex',
+        as in `data.transforms.naflex.NaFlex`.
       interpolation: of the exact path; 'bicubic' is Pillow's.
       mean: of each channel, of values in 0...1.
       std: of each channel.
       pad_value: grey level that 'longest' fills with, 0...255.
       resize_size: size that the picture is resized to where its centre is then cut out; 0 where
         nothing is cut but what 'shortest' leaves over.
+      patch_size: side of a patch in pixels, for 'naflex'.
+      max_patches: patches of a picture with padding, for 'naflex'.
       text_cleaning: rule applied to a caption before the tokenizer.
       tokenizer: SHA-256 of the tokenizer's file, '' where the model reads no text.
       sequence_length: tokens of a text.
@@ -44,6 +47,8 @@ class Contract:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     pad_value: int = 0
     resize_size: int = 0
+    patch_size: int = 0
+    max_patches: int = 0
     text_cleaning: str = "none"
     tokenizer: str = ""
     sequence_length: int = 64
@@ -56,6 +61,9 @@ class Contract:
             raise ValueError(
                 f"mean {self.mean} and std {self.std} need one number a channel, std above 0."
             )
+
+        if self.resize == "naflex" and min(self.patch_size, self.max_patches) < 1:
+            raise ValueError("resize='naflex' needs patch_size and max_patches.")
 
     def to_json(self) -> str:
         """One JSON object, stored beside the weights."""

@@ -23,7 +23,8 @@ from mmjax.preprocess import Contract
 __all__ = ["MODEL_TYPES", "Source", "contract_of", "family_named", "is_published", "open_source"]
 
 # {model_type of a config.json: module below mmjax.interop.families}
-MODEL_TYPES = {name: name for name in ("align", "bert", "chinese_clip", "clip", "siglip", "vit")}
+MODEL_TYPES = {name: name for name in ("align", "bert", "chinese_clip", "clip", "vit")}
+MODEL_TYPES |= {name: name for name in ("siglip", "siglip2")}
 TIMM = "resnet"  # the family of a config.json with an 'architecture', as timm writes it
 OPEN_CLIP = "open_clip_config.json"
 HF_WEIGHTS = ("model.safetensors",)
@@ -106,7 +107,7 @@ def contract_of(source: Source, model: Any) -> Contract:
       model: ours.
 
     Raises:
-      WeightsError: the files' picture size is not the model's.
+      WeightsError: the files' picture or patch size is not the model's.
     """
     image, text = getattr(model, "image", model), getattr(model, "text", model)
     fields = dict(source.image)
@@ -115,6 +116,12 @@ def contract_of(source: Source, model: Any) -> Contract:
         raise WeightsError(
             f"{source.name}: its processor makes pictures of {fields['image_size']} pixels and its "
             f"model takes {size}."
+        )
+    side = getattr(image, "patch_size", None)
+    if fields.get("resize") == "naflex" and fields["patch_size"] != side:
+        raise WeightsError(
+            f"{source.name}: its processor makes patches of {fields['patch_size']} pixels and its "
+            f"model takes {side}."
         )
     if hasattr(text, "length"):
         fields["sequence_length"] = text.length
