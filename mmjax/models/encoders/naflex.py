@@ -82,7 +82,9 @@ class NaFlexViT(nn.Module):
         x = PatchEmbedding(self.patch_size, self.dim, dtype=self.dtype, name="patches")(patches)
         init = nn.initializers.normal(self.dim**-0.5)
         table = self.param("position_embedding", init, (self.positions, self.dim))
-        x = x + resample(table, patch_grid, x.shape[1]).astype(dtype)
+        # Whole on each device: it is small, and what it is multiplied with is the batch's.
+        places = resample(constrain(table, None, None), patch_grid, x.shape[1])
+        x = x + places.astype(dtype)
         x = run_blocks(
             constrain(x, "batch", None, None),
             patch_mask[:, None],  # [b, n] -> [b, 1, n]

@@ -8,6 +8,8 @@ from mmjax.models.encoders.naflex import NaFlexViT
 from mmjax.models.encoders.text_transformer import TextTransformer
 from mmjax.models.encoders.vit import ViT
 from mmjax.models.layers.patches import patchify
+from mmjax.parallel.mesh import make_mesh
+from mmjax.parallel.sharding import activations, batch_sharding
 from mmjax.paths import flatten
 
 SMALL = {"patch_size": 2, "dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 24}
@@ -52,6 +54,18 @@ def test_a_square_picture_of_the_table_s_size_is_a_vit_s(random_variables):
     ours, theirs = jax.jit(MODEL.apply)(variables, *words), jax.jit(vit.apply)(variables, image)
     np.testing.assert_allclose(ours.tokens, theirs.tokens, atol=2e-5)
     np.testing.assert_allclose(ours.pooled, theirs.pooled, atol=2e-5)
+
+
+def test_over_a_mesh_nothing_changes(variables, out):
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    words = [jnp.concatenate([x, x[:1]]) for x in (PATCHES, MASK, GRIDS)]  # 4 rows
+
+    def run(variables, *words):
+        with activations(mesh):
+            return MODEL.apply(variables, *words).pooled
+
+    words = [jax.device_put(x, batch_sharding(mesh)) for x in words]
+    np.testing.assert_allclose(jax.jit(run)(variables, *words)[:3], out.pooled, atol=2e-5)
 
 
 def test_gradients_reach_every_parameter_and_are_finite_beside_an_empty_row(variables):
