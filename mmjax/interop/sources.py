@@ -225,7 +225,11 @@ def _from_file(name: str, path: pathlib.Path) -> Source:
     if path.suffix == ".npz":
         tensors = Npz(path)
         family, config = big_vision.family_of(tensors), big_vision.config_of(tensors)
-        image = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize": "squash"}
+        image: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize": "squash"}
+        if "positions" in config["image"]:
+            side, most = config["image"]["patch_size"], config["image"]["positions"]
+            image |= {"resize": "naflex", "interpolation": "bilinear"}
+            image |= {"patch_size": side, "max_patches": most}
         words = tokenizing.find(path.parent, "SiglipTokenizer")
         return Source(
             name, path.parent, family, config, tensors, image, words, _missing(image, words)
