@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from mmjax.typing import Array, Batch, Float, UInt8
+from mmjax.typing import Array, Batch, Bool, Float, UInt8
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # Radford et al. 2021, the released code
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -21,14 +21,17 @@ class Contract:
     """How pictures and texts must look before they reach the model.
 
     Attributes:
-      image_size: height and width in pixels.
-      resize: 'squash', 'shortest' or 'longest', as in `data.transforms.resize.Resize`.
+      image_size: height and width in pixels; nothing to 'naflex'.
+      resize: 'squash', 'shortest' or 'longest', as in `data.transforms.resize.Resize`, or 'naflex',
+        as in `data.transforms.naflex.NaFlex`.
       interpolation: of the exact path; 'bicubic' is Pillow's.
       mean: of each channel, of values in 0...1.
       std: of each channel.
       pad_value: grey level that 'longest' fills with, 0...255.
       resize_size: size that the picture is resized to where its centre is then cut out; 0 where
         nothing is cut but what 'shortest' leaves over.
+      patch_size: side of a patch in pixels, for 'naflex'.
+      max_patches: patches of a picture with padding, for 'naflex'.
       text_cleaning: rule applied to a caption before the tokenizer.
       tokenizer: SHA-256 of the tokenizer's file, '' where the model reads no text.
       sequence_length: tokens of a text.
@@ -44,6 +47,8 @@ class Contract:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     pad_value: int = 0
     resize_size: int = 0
+    patch_size: int = 0
+    max_patches: int = 0
     text_cleaning: str = "none"
     tokenizer: str = ""
     sequence_length: int = 64
@@ -56,6 +61,9 @@ class Contract:
             raise ValueError(
                 f"mean {self.mean} and std {self.std} need one number a channel, std above 0."
             )
+
+        if self.resize == "naflex" and min(self.patch_size, self.max_patches) < 1:
+            raise ValueError("resize='naflex' needs patch_size and max_patches.")
 
     def to_json(self) -> str:
         """One JSON object, stored beside the weights."""
@@ -77,8 +85,22 @@ def preprocess_image(
     return (image.astype(jnp.float32) - mean) / std
 
 
+def preprocess_patches(
+    patches: UInt8[Array, "batch patches values"],
+    patch_mask: Bool[Array, "batch patches"],
+    contract: Contract,
+) -> Float[Array, "batch patches values"]:
+    """As `preprocess_image`, of pictures that are cut; padding is 0 after it."""
+    pixels = patches.reshape(*patches.shape[:2], -1, 3)  # [b, n, side * side * 3] -> 4 axes
+    x = preprocess_image(pixels, contract).reshape(patches.shape)
+    return jnp.where(patch_mask[..., None], x, 0.0)
+
+
 def preprocess(batch: Batch, contract: Contract) -> Batch:
     """The batch with its pictures scaled and normalised; everything else as it was."""
-    if "image" not in batch:
-        return batch
-    return {**batch, "image": preprocess_image(batch["image"], contract)}
+    if "image" in batch:
+        batch = {**batch, "image": preprocess_image(batch["image"], contract)}
+    if "patches" in batch:
+        x = preprocess_patches(batch["patches"], batch["patch_mask"], contract)
+        batch = {**batch, "patches": x}
+    return batch

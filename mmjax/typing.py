@@ -51,6 +51,18 @@ WORDS: dict[str, Word] = {
         "RGB picture, before scaling and normalisation",
         "an image transform such as RandomResizedCrop or Resize",
     ),
+    "patches": Word(
+        "batch patches values",
+        "uint8",
+        "RGB patches of a picture in reading order, before scaling and normalisation",
+        "the NaFlex transform",
+    ),
+    "patch_mask": Word(
+        "batch patches", "bool", "True where patches is no padding", "the NaFlex transform"
+    ),
+    "patch_grid": Word(
+        "batch two", "int32", "rows and columns of a picture's patches", "the NaFlex transform"
+    ),
     "token_ids": Word("batch length", "int32", "text as token numbers", "the Tokenize transform"),
     "text_mask": Word(
         "batch length", "bool", "True where token_ids is a real token", "the Tokenize transform"

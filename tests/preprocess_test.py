@@ -14,6 +14,17 @@ def test_pixels_become_normalised_numbers():
     np.testing.assert_allclose(preprocess_image(jnp.asarray(image), contract), wanted, atol=2e-6)
 
 
+def test_patches_are_normalised_as_their_pictures_are_and_padding_is_zero():
+    image = np.random.default_rng(0).integers(0, 256, (2, 4, 2, 3)).astype(np.uint8)
+    contract = Contract(mean=CLIP_MEAN, std=CLIP_STD)
+    patches = image.reshape(2, 2, 12)  # two patches, one below the other
+    batch = {"patches": jnp.asarray(patches), "patch_mask": jnp.asarray([[1, 1], [1, 0]], bool)}
+    made = preprocess(batch, contract)["patches"]
+    wanted = np.array(preprocess_image(jnp.asarray(image), contract)).reshape(2, 2, 12)
+    wanted[1, 1] = 0
+    np.testing.assert_allclose(made, wanted, atol=1e-6)
+
+
 def test_only_pictures_are_touched():
     batch = {"token_ids": np.ones((2, 3), np.int32)}
     assert preprocess(batch, Contract()) == batch

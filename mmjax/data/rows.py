@@ -12,7 +12,8 @@ from mmjax.data.sources.base import CAUSES, BadSample, Source
 from mmjax.data.transforms.decode import EncodedImage, PendingImage
 
 ATTEMPTS = 8  # replacements for one row before it stays empty
-_WORDS = ("image", "token_ids", "text_mask", "label", "image_features", "text_features")
+_WORDS = ("image", "patches", "patch_mask", "patch_grid", "token_ids", "text_mask", "label")
+_WORDS += ("image_features", "text_features")
 _MASK = (1 << 64) - 1
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
 

@@ -25,6 +25,7 @@ __all__ = ["FORMATS", "export_weights", "published"]
 PROCESSORS = {
     "clip": "CLIPImageProcessor",
     "siglip": "SiglipImageProcessor",
+    "siglip2": "Siglip2ImageProcessor",
     "chinese_clip": "ChineseCLIPImageProcessor",
     "align": "EfficientNetImageProcessor",
     "vit": "ViTImageProcessor",
@@ -32,6 +33,7 @@ PROCESSORS = {
 PROCESSOR_CLASSES = {
     "clip": "CLIPProcessor",
     "siglip": "SiglipProcessor",
+    "siglip2": "Siglip2Processor",
     "chinese_clip": "ChineseCLIPProcessor",
     "align": "AlignProcessor",
 }

@@ -19,6 +19,7 @@ from mmjax import preprocess
 from mmjax.data.sources.base import BadSample
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.transforms.decode import EncodedImage, pixels
+from mmjax.data.transforms.naflex import NaFlex
 from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize
 from mmjax.evaluation.base import unit
@@ -172,14 +173,22 @@ class Loaded:
             {labels[n]: float(row[n]) for n in np.argsort(-row, kind="stable")} for row in likely
         ]
 
-    def pixels(
-        self, images: Picture | Sequence[Picture]
-    ) -> dict[str, UInt8[np.ndarray, "pictures size size 3"]]:
-        """Pictures at the model's size, before normalisation, as {'image': pixels}."""
-        resize = self._resize
-        made = [resize.apply(_picture(one)) for one in _several(images)]
-        size = self.contract.image_size
-        return {"image": np.stack(made) if made else np.zeros((0, size, size, 3), np.uint8)}
+    def pixels(self, images: Picture | Sequence[Picture]) -> dict[str, np.ndarray]:
+        """Pictures as the model takes them, before normalisation.
+
+        Returns:
+          {'image': [pictures, size, size, 3]} of uint8; 'patches', 'patch_mask' and 'patch_grid'
+          instead where pictures keep their shape.
+        """
+        several = [_picture(one) for one in _several(images)]
+        # Where there are none, the first dimension alone differs.
+        made = [self._transform.apply(one) for one in several or [np.zeros((1, 1, 3), np.uint8)]]
+        if isinstance(self._transform, NaFlex):
+            words = ("patches", "patch_mask", "patch_grid")
+            columns = dict(zip(words, zip(*made, strict=True), strict=True))
+        else:
+            columns = {"image": made}
+        return {word: np.stack(column)[: len(several)] for word, column in columns.items()}
 
     def token_ids(
         self, texts: str | Sequence[str]
@@ -206,10 +215,12 @@ class Loaded:
         }
 
     @functools.cached_property
-    def _resize(self) -> Resize:
+    def _transform(self) -> Resize | NaFlex:
         if "image" in self.missing:
             raise WeightsError(self._lack("image"))
         c = self.contract
+        if c.resize == "naflex":
+            return NaFlex(c.patch_size, c.max_patches, c.interpolation)
         return Resize(c.image_size, c.resize, c.interpolation, c.pad_value, c.resize_size)
 
     @functools.cached_property

@@ -39,6 +39,7 @@ RUNNERS = {
     "open_clip.model.CLIP": "open_clip",
     "timm.models.resnet.ResNet": "resnet",
     "transformers.models.siglip.modeling_siglip.SiglipModel": "siglip",
+    "transformers.models.siglip2.modeling_siglip2.Siglip2Model": "siglip2",
     "transformers.models.vit.modeling_vit.ViTModel": "vit",
     "transformers.models.vit.modeling_vit.ViTForImageClassification": "vit",
 }

@@ -13,6 +13,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Pillow's numbers of its filters, which preprocessor_config.json holds.
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 # Processors to which a plain number for the size means the shortest edge; to others it is both.
+NAFLEX = "Siglip2"
 BY_SHORTEST = ("CLIP", "ChineseCLIP", "OwlViT")
 
 
@@ -31,10 +32,22 @@ def from_hf(processor: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise WeightsError(f"{where}: image_processor is no object.")
     if not given.get("do_resize", True):
         raise WeightsError(f"{where}: do_resize=False is not built; every picture has one size.")
-    resample = given.get("resample", 3)
+    kind = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "")
+    patches = kind.startswith(NAFLEX)
+    resample = given.get("resample", 2 if patches else 3)
     if resample not in RESAMPLE:
         raise WeightsError(f"{where}: resample={resample} is not built; {RESAMPLE} are.")
-    kind = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "")
+    if patches:
+        half = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
+        mean, std = _scaling({**half, **given})
+        return {
+            "resize": "naflex",
+            "patch_size": given.get("patch_size", 16),
+            "max_patches": given.get("max_num_patches", 256),
+            "interpolation": RESAMPLE[resample],
+            "mean": mean,
+            "std": std,
+        }
     form, size = _size(given.get("size", 224), kind.startswith(BY_SHORTEST), where)
     image_size = size
     if given.get("do_center_crop", False) and given.get("crop_size") is not None:
@@ -102,15 +115,18 @@ def to_hf(contract: Contract, kind: str) -> dict[str, Any]:
         "image_processor_type": kind,
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": size} if contract.resize == "shortest" else square,
         "resample": next(n for n, name in RESAMPLE.items() if name == contract.interpolation),
-        "do_center_crop": cut,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(contract.mean),
         "image_std": list(contract.std),
     }
+    if contract.resize == "naflex":
+        sizes = {"patch_size": contract.patch_size, "max_num_patches": contract.max_patches}
+        return {**made, **sizes}
+    made["size"] = {"shortest_edge": size} if contract.resize == "shortest" else square
+    made["do_center_crop"] = cut
     if cut:
         made["crop_size"] = {"height": contract.image_size, "width": contract.image_size}
     return made
@@ -171,6 +187,8 @@ def to_open_clip(contract: Contract) -> dict[str, Any]:
     Raises:
       WeightsError: the format cannot express it.
     """
+    if contract.resize == "naflex":
+        raise WeightsError("resize='naflex' has no counterpart in a preprocess_cfg.")
     if contract.resize_size:
         raise WeightsError("preprocess.resize_size has no counterpart in a preprocess_cfg.")
     return {

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.interop import hub, processing, tokenizing
-from mmjax.interop.families.big_vision import config_of
+from mmjax.interop.families import big_vision
 from mmjax.interop.family import Family
 from mmjax.interop.tensors import (
     Npz,
@@ -23,7 +23,8 @@ from mmjax.preprocess import Contract
 __all__ = ["MODEL_TYPES", "Source", "contract_of", "family_named", "is_published", "open_source"]
 
 # {model_type of a config.json: module below mmjax.interop.families}
-MODEL_TYPES = {name: name for name in ("align", "bert", "chinese_clip", "clip", "siglip", "vit")}
+MODEL_TYPES = {name: name for name in ("align", "bert", "chinese_clip", "clip", "vit")}
+MODEL_TYPES |= {name: name for name in ("siglip", "siglip2")}
 TIMM = "resnet"  # the family of a config.json with an 'architecture', as timm writes it
 OPEN_CLIP = "open_clip_config.json"
 HF_WEIGHTS = ("model.safetensors",)
@@ -106,7 +107,7 @@ def contract_of(source: Source, model: Any) -> Contract:
       model: ours.
 
     Raises:
-      WeightsError: the files' picture size is not the model's.
+      WeightsError: the files' picture or patch size is not the model's.
     """
     image, text = getattr(model, "image", model), getattr(model, "text", model)
     fields = dict(source.image)
@@ -115,6 +116,12 @@ def contract_of(source: Source, model: Any) -> Contract:
         raise WeightsError(
             f"{source.name}: its processor makes pictures of {fields['image_size']} pixels and its "
             f"model takes {size}."
+        )
+    side = getattr(image, "patch_size", None)
+    if fields.get("resize") == "naflex" and fields["patch_size"] != side:
+        raise WeightsError(
+            f"{source.name}: its processor makes patches of {fields['patch_size']} pixels and its "
+            f"model takes {side}."
         )
     if hasattr(text, "length"):
         fields["sequence_length"] = text.length
@@ -217,9 +224,12 @@ def _from_file(name: str, path: pathlib.Path) -> Source:
     refuse_pickles(path)
     if path.suffix == ".npz":
         tensors = Npz(path)
-        family = family_named("big_vision")
-        config = config_of(tensors)
-        image = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize": "squash"}
+        family, config = big_vision.family_of(tensors), big_vision.config_of(tensors)
+        image: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize": "squash"}
+        if "positions" in config["image"]:
+            side, most = config["image"]["patch_size"], config["image"]["positions"]
+            image |= {"resize": "naflex", "interpolation": "bilinear"}
+            image |= {"patch_size": side, "max_patches": most}
         words = tokenizing.find(path.parent, "SiglipTokenizer")
         return Source(
             name, path.parent, family, config, tensors, image, words, _missing(image, words)

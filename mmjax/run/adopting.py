@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from mmjax.config import ConfigError, spec
 from mmjax.interop.sources import contract_of, is_published, open_source
 from mmjax.interop.tensors import WeightsError
+from mmjax.models.dual.naflex import NaFlexTwoTower
 from mmjax.models.dual.two_tower import TwoTower
 from mmjax.objectives.contrastive import Contrastive
 from mmjax.objectives.sigmoid import Sigmoid
@@ -53,6 +54,10 @@ def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
             raise WeightsError(
                 f"{name} is one tower; this config fine-tunes two. configs/lit_b16.py takes a "
                 "picture tower with --config.init_rules=\"(('(.*)', r'image/\\1'),)\"."
+            )
+        if isinstance(model, NaFlexTwoTower):
+            raise WeightsError(
+                f"{name} takes pictures as patches; this config's data makes squares of them."
             )
         contract = contract_of(source, model)
     except WeightsError as error:

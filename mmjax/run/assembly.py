@@ -224,6 +224,13 @@ def check_contract(contract: Contract, shapes: Mapping[str, Any], where: str) ->
             raise ConfigError(
                 f"{where} gives pictures of {given[0]}x{given[1]}, preprocess.image_size is {size}."
             )
+    if "patches" in shapes:
+        wanted = (contract.max_patches, 3 * contract.patch_size**2)
+        if tuple(shapes["patches"][0]) != wanted:
+            raise ConfigError(
+                f"{where} gives patches of {tuple(shapes['patches'][0])}; preprocess.max_patches="
+                f"{contract.max_patches} and patch_size={contract.patch_size} are {wanted}."
+            )
     if "token_ids" in shapes:
         given = shapes["token_ids"][0][-1]
         if given != contract.sequence_length:

@@ -47,8 +47,12 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
 def _words(recipe: Recipe, rows: int) -> dict[str, tuple[tuple[int, ...], Any]]:
     """The words whose size the config says."""
     size, length = recipe.contract.image_size, recipe.contract.sequence_length
+    patches = recipe.contract.max_patches
     return {
         "image": ((rows, size, size, 3), np.dtype(np.uint8)),
+        "patches": ((rows, patches, 3 * recipe.contract.patch_size**2), np.dtype(np.uint8)),
+        "patch_mask": ((rows, patches), np.dtype(bool)),
+        "patch_grid": ((rows, 2), np.dtype(np.int32)),
         "token_ids": ((rows, length), np.dtype(np.int32)),
         "text_mask": ((rows, length), np.dtype(bool)),
         "label": ((rows,), np.dtype(np.int32)),

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from jax import dtypes
 
+import mmjax
 from mmjax import paths
-from mmjax.interop.families import big_vision, siglip
+from mmjax.interop.families import big_vision, siglip, siglip2
 from mmjax.interop.family import compare
 from mmjax.interop.reading import fill
 from mmjax.interop.rows import write
 from mmjax.interop.tensors import Arrays, Npz, Safetensors, WeightsError
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "published" / "siglip_projected"
+PUBLISHED = pathlib.Path(__file__).parents[1] / "golden" / "published"
+GOLDEN = PUBLISHED / "siglip_projected"
+NAFLEX = PUBLISHED / "siglip2_naflex"
 LAYER = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.(.*)\.(weight|bias)")
-HEADS = {"vision": 2, "text": 4}
 TOWERS = {"vision": "img/Transformer", "text": "txt/Encoder_0"}
 LAYERS = {
     "layer_norm1": "LayerNorm_0",
@@ -46,14 +48,15 @@ def layer(name, weight, bias, heads):
     return {f"{name}/kernel": kernel, f"{name}/bias": bias}
 
 
-def converted(state, stacked=False):
-    """{big_vision's name: array} of a Hugging Face SigLIP."""
+def converted(state, stacked=False, heads=2):
+    """{big_vision's name: array} of a Hugging Face SigLIP, its picture tower of so many heads."""
+    heads = {"vision": heads, "text": 4}
     made = {"t": state["logit_scale"], "b": state["logit_bias"]}
     for name in state:
         found = LAYER.fullmatch(name)
         if found and name.endswith("weight"):
             tower, number, inner, _ = found.groups()
-            parts = layer(inner, state[name], state[name.replace(".weight", ".bias")], HEADS[tower])
+            parts = layer(inner, state[name], state[name.replace(".weight", ".bias")], heads[tower])
             block = f"{TOWERS[tower]}/encoderblock_{number}"
             made |= {f"{block}/{part}": array for part, array in parts.items()}
     outside = {
@@ -82,15 +85,18 @@ def converted(state, stacked=False):
         inner: [state[f"{name}.weight"], state[f"{name}.bias"]] for inner, name in pool.items()
     }
     for inner, (weight, bias) in attention.items():
-        parts = layer(inner, weight, bias, HEADS["vision"])
+        parts = layer(inner, weight, bias, heads["vision"])
         made |= {f"img/MAPHead_0/{part}": array for part, array in parts.items()}
     embeddings = "vision_model.embeddings"
     kernel = state[f"{embeddings}.patch_embedding.weight"]
+    kernel = kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T
+    positions = state[f"{embeddings}.position_embedding.weight"]
+    positions = positions[None] if kernel.ndim == 4 else positions.reshape(3, 3, -1)
     made |= {
         "img/MAPHead_0/probe": state[f"{head}.probe"],
-        "img/embedding/kernel": kernel.transpose(2, 3, 1, 0),
+        "img/embedding/kernel": kernel,
         "img/embedding/bias": state[f"{embeddings}.patch_embedding.bias"],
-        "img/pos_embedding": state[f"{embeddings}.position_embedding.weight"][None],
+        "img/pos_embedding": positions,
         "txt/Embed_0/embedding": state["text_model.embeddings.token_embedding.weight"],
         "txt/pos_embedding": state["text_model.embeddings.position_embedding.weight"][None],
     }
@@ -139,6 +145,29 @@ def test_a_file_makes_the_model_that_hugging_face_s_makes_and_is_written_back(
     assert filled.family.expressed(filled.model) == config
 
 
+def test_pictures_that_keep_their_shape_are_seen_by_the_kernel(tmp_path):
+    tensors = Safetensors([NAFLEX / "state.safetensors"])
+    state = {name: tensors.get(name) for name in tensors.names()}
+    stored = converted(state, stacked=True, heads=4)
+    np.savez(tmp_path / "naflex.npz", **stored)
+    loaded = mmjax.load(tmp_path / "naflex.npz")
+    reference = fill(siglip2.FAMILY, json.loads((NAFLEX / "config.json").read_text()), tensors)
+    assert not compare(loaded.model, reference.model)
+    ours, wanted = (
+        {path: np.asarray(x) for path, x in paths.flatten(one).items()}
+        for one in (loaded.variables, reference.variables)
+    )
+    for path, array in wanted.items():
+        np.testing.assert_array_equal(ours[path], array)
+    written = write(big_vision.STACKED.table(loaded.model), ours)
+    assert set(written) == set(stored)
+    for name, array in stored.items():
+        np.testing.assert_array_equal(written[name], array)
+    assert loaded.pixels(np.zeros((9, 20, 3), np.uint8))["patches"].shape == (1, 9, 48)
+    assert not compare(big_vision.STACKED.model(loaded.origin.config), loaded.model)
+    assert big_vision.STACKED.expressed(loaded.model) == loaded.origin.config
+
+
 def test_a_file_without_the_first_word_of_its_names_is_the_same(state):
     stored = converted(state)
     bare = Arrays({name.removeprefix("params/"): array for name, array in stored.items()})
@@ -148,6 +177,16 @@ def test_a_file_without_the_first_word_of_its_names_is_the_same(state):
     filled = fill(big_vision.FAMILY, config, bare)
     assert filled.read.found["params/t"] == "t"
     assert set(write(filled.table, flat(filled))) == set(stored)
+
+
+def test_it_is_loaded_by_its_file_alone(state, tmp_path):
+    np.savez(tmp_path / "siglip.npz", **converted(state))
+    loaded = mmjax.load(tmp_path / "siglip.npz")
+    made = loaded.encode_image(np.zeros((2, 30, 20, 3), np.uint8))
+    assert made.shape == (2, 20)
+    assert loaded.contract.mean == (0.5, 0.5, 0.5)
+    with pytest.raises(WeightsError, match="tokenizer"):
+        loaded.encode_text("a")
 
 
 def test_a_projection_of_pictures_is_seen_and_read(state):
@@ -189,6 +228,10 @@ def test_a_file_of_something_else_is_told_what_it_lacks(state):
     stored = converted(state)
     del stored["params/img/pos_embedding"]
     with pytest.raises(WeightsError, match=r"it lacks params/img/pos_embedding, so it is no SigL"):
+        big_vision.config_of(Arrays(stored))
+    del stored["params/img/embedding/kernel"]
+    stored["params/img/pos_embedding"] = np.zeros((1, 9, 20), np.float32)
+    with pytest.raises(WeightsError, match="it lacks params/img/embedding/kernel"):
         big_vision.config_of(Arrays(stored))
     with pytest.raises(WeightsError, match="it lacks params/img/Transformer/encoderblock/Multi"):
         big_vision.config_of(Arrays({"params/t": np.zeros(1)}))

@@ -24,6 +24,7 @@ FAMILIES = {
     "bert": ("bert", "bert_mlm", "bert_pretrain"),
     "chinese_clip": ("chinese_clip",),
     "siglip": ("siglip", "siglip_projected"),
+    "siglip2": ("siglip2_naflex",),
     "vit": ("vit", "vit_classifier"),
 }
 CASES = [(family, folder) for family, folders in FAMILIES.items() for folder in folders]

@@ -3,9 +3,11 @@
 import json
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mmjax
 from mmjax import paths
 from mmjax.interop.families.vit import FAMILY, fitted
 from mmjax.interop.reading import fill
@@ -60,3 +62,12 @@ def test_a_tower_saved_without_its_pooler_is_read_and_expressed():
     assert set(write(filled.table, flat(filled), filled.read.aside)) == set(arrays.names())
     assert FAMILY.model(FAMILY.expressed(filled.model)) == filled.model
     assert FAMILY.model(fitted(config, tensors.names())).head == "tanh"
+
+
+def test_a_saved_folder_is_loaded_and_gives_tokens_and_what_its_head_makes():
+    saved = PUBLISHED / "vit_classifier" / "saved"
+    loaded = mmjax.load(saved)
+    words = {"image": jnp.zeros((1, 18, 18, 3))}
+    out = loaded.model.apply(loaded.variables, **words)
+    assert out.pooled.shape == (1, 5)
+    assert loaded.calls == ("tokens_image",)

@@ -2,12 +2,15 @@
 
 What a config would say follows from the arrays' shapes (`config_of`); what has no array is as in
 the published SigLIP models: gelu in its tanh form, texts pooled at their last token. Blocks lie
-apart ('encoderblock_0', ...) or stacked ('encoderblock'); `family_of` sees which.
+apart ('encoderblock_0', ...) or stacked ('encoderblock'); `family_of` sees which. A kernel of
+patches with two axes is one of pictures that keep their shape (NaFlex).
 
-Source: big_vision, models/vit.py, models/proj/image_text/two_towers.py and text_transformer.py;
+Source: big_vision, models/vit.py, models/proj/image_text/two_towers.py, text_transformer.py and
+naflex_vit.py;
 what the arrays are called was read off transformers, models/siglip/convert_siglip_to_hf.py.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -19,7 +22,9 @@ from mmjax.interop.family import Family
 from mmjax.interop.forms import SAME, Form, reshaped
 from mmjax.interop.rows import Row, Table
 from mmjax.interop.tensors import Tensors, WeightsError
+from mmjax.models.dual.naflex import NaFlexTwoTower
 from mmjax.models.dual.two_tower import TwoTower
+from mmjax.models.encoders.naflex import NaFlexViT
 from mmjax.models.encoders.text_transformer import TextTransformer
 from mmjax.models.encoders.vit import ViT
 
@@ -51,23 +56,24 @@ def config_of(tensors: Tensors, image_size: int | None = None) -> dict[str, Any]
     """
     found = {re.sub(*RENAMES[0], name): name for name in tensors.names()}
 
-    def shape(name: str, axes: int) -> tuple[int, ...]:
+    def shape(name: str, *axes: int) -> tuple[int, ...]:
         published = f"params/{name}"
         if published not in found:
             raise WeightsError(f"{tensors.name}: it lacks {published}, so it is no SigLIP.")
         made = tensors.shape(found[published])
-        if len(made) != axes:
-            raise WeightsError(f"{tensors.name}: {published} is {made}, not of {axes} axes.")
+        if len(made) not in axes:
+            wanted = " or ".join(map(str, axes))
+            raise WeightsError(f"{tensors.name}: {published} is {made}, not of {wanted} axes.")
         return made
 
     def tower(kind: str) -> dict[str, int]:
         encoder = f"params/{ENCODERS[kind]}/encoderblock"
         numbers = [re.match(rf"{encoder}_(\d+)/", name) for name in found]
-        apart = [int(number.group(1)) for number in numbers if number]
+        apart = {number.group(1) for number in numbers if number}
         block, extra = (f"{ENCODERS[kind]}/encoderblock_0", 0) if apart else (encoder[7:], 1)
         query = shape(f"{block}/MultiHeadDotProductAttention_0/query/kernel", 3 + extra)
         up = shape(f"{block}/MlpBlock_0/Dense_0/kernel", 2 + extra)
-        depth = max(apart) + 1 if apart else query[0]
+        depth = len(apart) if apart else query[0]
         values = (query[-3], depth, query[-2], up[-1])
         return dict(zip(SIZES, values, strict=True))
 
@@ -78,12 +84,18 @@ def config_of(tensors: Tensors, image_size: int | None = None) -> dict[str, Any]
             f"{tensors.name}: a pooling head of {pooling} heads over blocks of "
             f"{image['num_heads']} is not built."
         )
-    patch_size = shape("img/embedding/kernel", 4)[0]
-    side = math.isqrt(shape("img/pos_embedding", 3)[1])
+    positions = shape("img/pos_embedding", 3)
+    kernel = shape("img/embedding/kernel", 2, 4)
+    if len(kernel) == 2:
+        patch_size = math.isqrt(kernel[0] // 3)
+        pictures = {"positions": positions[0] * positions[1]}
+    else:
+        patch_size = kernel[0]
+        pictures = {"image_size": image_size or math.isqrt(positions[1]) * patch_size}
     vocab_size, _ = shape("txt/Embed_0/embedding", 2)
     projected = {kind: f"params/{kind}/head/kernel" in found for kind in ("img", "txt")}
     return {
-        "image": {"image_size": image_size or side * patch_size, "patch_size": patch_size, **image},
+        "image": {**pictures, "patch_size": patch_size, **image},
         "text": {"vocab_size": vocab_size, "length": shape("txt/pos_embedding", 3)[1], **text},
         "embed_dim": shape("txt/head/kernel", 2)[1] if projected["txt"] else text["dim"],
         "project_image": "linear_bias" if projected["img"] else "none",
@@ -93,8 +105,11 @@ def config_of(tensors: Tensors, image_size: int | None = None) -> dict[str, Any]
 
 def model(config: Mapping[str, Any]) -> TwoTower:
     """Our model of what `config_of` made."""
-    return TwoTower(
-        image=ViT(pooling="attention", **config["image"]),
+    naflex = "positions" in config["image"]
+    kind = NaFlexTwoTower if naflex else TwoTower
+    image = NaFlexViT if naflex else functools.partial(ViT, pooling="attention")
+    return kind(
+        image=image(**config["image"]),
         text=TextTransformer(pooling="last", **config["text"]),
         embed_dim=config["embed_dim"],
         project_image=config["project_image"],
@@ -106,8 +121,9 @@ def model(config: Mapping[str, Any]) -> TwoTower:
 
 def config(model: TwoTower) -> dict[str, Any]:
     """What `config_of` would make of our model's file."""
+    size = "positions" if isinstance(model, NaFlexTwoTower) else "image_size"
     fields = {
-        "image": ("image_size", "patch_size", *SIZES),
+        "image": (size, "patch_size", *SIZES),
         "text": ("vocab_size", "length", *SIZES),
     }
     towers = {
@@ -173,7 +189,7 @@ def _mlp(theirs: str, ours: str) -> list[tuple[str, str, Form]]:
     ]
 
 
-def _encoder(tower: str, module: ViT | TextTransformer, stacked: bool) -> list[Row]:
+def _encoder(tower: str, module: Any, stacked: bool) -> list[Row]:
     """The blocks of a tower and the norm after them."""
     stack = (module.depth,) if stacked else ()
     entries = [
@@ -205,8 +221,12 @@ def _table(model: TwoTower, stacked: bool) -> Table:
         *_norm("LayerNorm_0", "norm"),
         *_mlp("MlpBlock_0", "mlp"),
     ]
-    kernel = _exactly((side * side * 3, image.dim), (side, side, 3, image.dim))
-    positions = reshaped((-1, image.dim), (1, -1, image.dim))
+    if isinstance(image, NaFlexViT):
+        kernel, grid = SAME, math.isqrt(image.positions)
+        positions = _exactly((image.positions, image.dim), (grid, grid, image.dim))
+    else:
+        kernel = _exactly((side * side * 3, image.dim), (side, side, 3, image.dim))
+        positions = reshaped((-1, image.dim), (1, -1, image.dim))
     entries = [
         ("t", "log_scale", reshaped((), (1,))),
         ("b", "bias", reshaped((), (1,))),

@@ -62,7 +62,7 @@ def tower_fields(tower: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def tower_config(tower: ViT | TextTransformer) -> dict[str, Any]:
+def tower_config(tower: Any) -> dict[str, Any]:
     """The way back of `tower_fields`."""
     return {
         "hidden_size": tower.dim,

@@ -43,6 +43,8 @@ class PatchEmbedding(nn.Module):
     The same as a convolution whose stride is its size; the kernel is [height·width·channels, dim],
     a convolution's kernel [height, width, channels, dim] reshaped.
 
+    Pictures that are cut already come as `patchify` would make them.
+
     Attributes:
       patch_size: side of a patch, in pixels.
       dim: width of a token.
@@ -59,10 +61,12 @@ class PatchEmbedding(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Float[Array, "batch height width channels"]
+        self,
+        image: Float[Array, "batch height width channels"] | Float[Array, "batch patches values"],
     ) -> Float[Array, "batch patches dim"]:
         dtype = compute_type(self.dtype)
-        x = patchify(image.astype(dtype), self.patch_size)
+        x = image.astype(dtype)
+        x = x if x.ndim == 3 else patchify(x, self.patch_size)
         how = {"dtype": dtype, "dot_general": product_of(self, "embedding")}
         return nn.Dense(self.dim, use_bias=self.bias, name="embedding", **how)(x)
 

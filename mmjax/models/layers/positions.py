@@ -1,11 +1,12 @@
 """Positions of patches: fixed sines and cosines, and learned tables for another picture size."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mmjax.typing import Array, Float
+from mmjax.typing import Array, Float, Int
 
 
 def sincos_2d(
@@ -36,6 +37,43 @@ def sincos_2d(
     row = row.reshape(-1, 1) * omega
     parts = [jnp.sin(column), jnp.cos(column), jnp.sin(row), jnp.cos(row)]
     return jnp.concatenate(parts, axis=1)  # 4 of [patches, dim/4] -> [patches, dim]
+
+
+def resample(
+    table: Float[Array, "places dim"], grid: Int[Array, "batch 2"], length: int
+) -> Float[Array, "batch length dim"]:
+    """A learned table of square pictures made fit for pictures of any shape, each its own.
+
+    Bilinear, and averaging where a picture has fewer patches than the table (antialiased): a patch
+    sees the table through a triangle as wide as the coarser of the two grids. All shapes are
+    static, so rows and columns may be traced. Padding gets the first patch's position.
+
+    Args:
+      table: one vector a patch of a square picture, in reading order.
+      grid: rows and columns of patches of each picture; at most `length` patches.
+      length: patches of a picture, with padding.
+
+    Source: torch, aten/src/ATen/native/cpu/UpSampleKernel.cpp (bilinear, antialias,
+    align_corners=False); transformers, models/siglip2/modeling_siglip2.py
+    `resize_positional_embeddings`, for the padding.
+    """
+    side = math.isqrt(table.shape[0])
+    grid = jnp.maximum(grid, 1)  # rows that only fill up have none
+    number = jnp.arange(length)
+    patches = grid[:, :1] * grid[:, 1:]
+    number = jnp.where(number < patches, number, 0)  # [batch, length]
+    row, column = number // grid[:, 1:], number % grid[:, 1:]
+
+    def seen(place: Int[Array, "batch length"], count: Int[Array, "batch 1"]) -> Any:
+        step = side / count  # places of the table from one patch to the next
+        distance = jnp.arange(side) + 0.5 - (step * (place + 0.5))[..., None]
+        triangle = 1 - jnp.abs(distance) / jnp.maximum(step, 1.0)[..., None]
+        triangle = jnp.maximum(triangle, 0.0)
+        return triangle / triangle.sum(axis=-1, keepdims=True)  # [batch, length, side]
+
+    both = seen(row, grid[:, :1])[..., None] * seen(column, grid[:, 1:])[..., None, :]
+    both = both.reshape(*number.shape, -1)  # [b, n, side, side] -> [b, n, side * side]
+    return jnp.matmul(both, table.astype(jnp.float32), precision="highest")
 
 
 def resize(table: Float[Array, "old dim"], patches: int, extra: int = 0) -> Float[Array, "new dim"]:

@@ -1,8 +1,14 @@
+import functools
+import pathlib
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.models.layers.positions import resize, sincos_2d
+from mmjax.models.layers.positions import resample, resize, sincos_2d
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "positions.npz"
 
 
 def reference(rows, columns, dim):
@@ -57,3 +63,26 @@ def test_resizing_to_the_same_size_changes_nothing():
 def test_positions_that_are_no_square_are_refused(old, new):
     with pytest.raises(ValueError, match=f"of {old} patches do not resize to {new}"):
         resize(jnp.zeros((old, 4)), new)
+
+
+@pytest.mark.parametrize("side", [3, 4, 16])
+def test_positions_for_pictures_of_many_shapes_equal_the_reference(side):
+    with np.load(GOLDEN) as file:
+        grids, table, wanted = (
+            file[name] for name in ("grids", f"table_{side}", f"resized_{side}")
+        )
+    made = jax.jit(functools.partial(resample, length=wanted.shape[1]))(table, grids)
+    np.testing.assert_allclose(made, wanted, atol=2e-6, rtol=1e-5)
+
+
+def test_a_picture_of_one_column_is_one_of_one_row_turned():
+    table = np.random.default_rng(0).normal(size=(4, 4, 3)).astype(np.float32)
+    turned = table.transpose(1, 0, 2)
+    column = resample(jnp.asarray(table.reshape(16, 3)), jnp.asarray([[7, 1]]), 8)
+    row = resample(jnp.asarray(turned.reshape(16, 3)), jnp.asarray([[1, 7]]), 8)
+    np.testing.assert_allclose(column, row, atol=1e-6)
+
+
+def test_a_row_without_a_picture_stays_finite():
+    table = jnp.ones((9, 2))
+    assert np.isfinite(resample(table, jnp.zeros((1, 2), jnp.int32), 4)).all()
