@@ -33,6 +33,7 @@ __all__ = ["Loaded", "Origin"]
 
 LARGEST = 64  # rows that go through the model at once
 METHODS = {"image": "encode_image", "text": "encode_text"}
+TAKEN = {"image": {"image", "patches"}, "text": {"token_ids"}}  # one of these is taken
 
 Picture = Any  # a PIL picture, an array [height, width, 3] of uint8, a path, or a file's bytes
 
@@ -238,11 +239,11 @@ class Loaded:
 
     def _method(self, kind: str) -> str | None:
         """The model's method that takes pictures or texts."""
-        word = "image" if kind == "image" else "token_ids"
+        others = TAKEN["text" if kind == "image" else "image"]
         for method in (METHODS[kind], "encode", "__call__"):
             if hasattr(type(self.model), method):
-                takes = words_of(self.model, method)
-                if word in takes and not ({"image", "token_ids"} - {word}) & set(takes):
+                takes = set(words_of(self.model, method))
+                if takes & TAKEN[kind] and not takes & others:
                     return method
         return None
 
