@@ -1,12 +1,12 @@
 """What a family of published models is: config to model, model to table, and back."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmjax.interop.forms import SAME, TRANSPOSED, Form
 from mmjax.interop.rows import Table
-from mmjax.interop.tensors import WeightsError
+from mmjax.interop.tensors import Tensors, WeightsError
 
 __all__ = ["Family", "activation_of", "activation_to", "compare", "dense", "known", "norm"]
 
@@ -23,8 +23,8 @@ ACTIVATIONS = {
 }
 
 
-def _as_it_is(config: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
-    del names
+def _as_it_is(config: Mapping[str, Any], tensors: Tensors) -> Mapping[str, Any]:
+    del tensors
     return config
 
 
@@ -37,15 +37,15 @@ class Family:
       model: their config to our model; raises WeightsError for what is not built.
       table: our model to the table of its arrays.
       config: our model to their config; `compare` says what it could not express.
-      fitted: their config and the names in a file to the config with what the file alone tells,
-        such as which heads it holds.
+      fitted: their config and a file to the config with what the file alone tells, such as which
+        heads it holds.
     """
 
     name: str
     model: Callable[[Mapping[str, Any]], Any]
     table: Callable[[Any], Table]
     config: Callable[[Any], dict[str, Any]]
-    fitted: Callable[[Mapping[str, Any], Sequence[str]], Mapping[str, Any]] = _as_it_is
+    fitted: Callable[[Mapping[str, Any], Tensors], Mapping[str, Any]] = _as_it_is
 
     def expressed(self, model: Any) -> dict[str, Any]:
         """Their config of our model.

@@ -88,7 +88,7 @@ def fill(
       WeightsError: the config is not built or no config, or arrays are left over.
     """
     try:
-        model = family.model(family.fitted(config, tensors.names()))
+        model = family.model(family.fitted(config, tensors))
         shapes = abstract(model)
     except WeightsError:
         raise

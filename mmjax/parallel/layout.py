@@ -28,7 +28,7 @@ TOWERS: Rules = (
     (r"(?#optional)(.*/)?(query|key|value|up)/kernel", ("fsdp", "tensor")),
     (r"(?#optional)(.*/)?(query|key|value|up)/bias", ("tensor",)),
     (r"(?#optional)(.*/)?kernel", ("tensor", "fsdp")),
-    (r"(?#optional)(.*/)?(token_)?embedding", ("tensor", "fsdp")),
+    (r"(?#optional)(.*/)?((token|output)_)?embedding", ("tensor", "fsdp")),
     (r"(?#optional)(.*/)?position_embedding", (None, "fsdp")),
     (".*", ()),
 )

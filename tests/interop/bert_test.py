@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,11 +60,10 @@ def test_old_names_of_norms_and_stored_positions_are_read(config, arrays):
     assert set(written) == {*arrays, "bert.embeddings.position_ids"}
 
 
-def test_an_output_table_that_is_not_the_input_table_is_refused(config, arrays):
-    words = arrays["bert.embeddings.word_embeddings.weight"]
-    other = {**arrays, "cls.predictions.decoder.weight": words + 1}
-    with pytest.raises(WeightsError, match=r"decoder\.weight should be a copy"):
-        fill(FAMILY, config, Arrays(other))
+def test_a_bias_of_the_head_that_stands_twice_has_to_be_the_same(config, arrays):
+    twice = {**arrays, "cls.predictions.decoder.bias": arrays["cls.predictions.bias"] + 1}
+    with pytest.raises(WeightsError, match=r"decoder\.bias should be a copy of cls\.predictions"):
+        fill(FAMILY, config, Arrays(twice))
 
 
 def test_a_file_holds_what_it_holds_whatever_its_config_names(config, arrays):
@@ -144,3 +144,24 @@ def test_a_saved_folder_is_loaded_with_the_calls_that_it_has(folder, calls):
             np.testing.assert_allclose(made.tokens, file["last_hidden_state"], atol=2e-5)
         else:
             np.testing.assert_allclose(made[0], file["prediction_logits"], atol=2e-5)
+
+
+def test_words_that_the_head_does_not_share_make_an_untied_model(config, arrays):
+    name, words = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"
+    apart = fill(FAMILY, config, Arrays({**arrays, name: arrays[words] + 1}))
+    assert not apart.model.tied
+    assert FAMILY.expressed(apart.model)["tie_word_embeddings"] is False
+    flat = {path: np.asarray(x) for path, x in paths.flatten(apart.variables).items()}
+    written = write(apart.table, flat)
+    np.testing.assert_array_equal(written[name], arrays[words] + 1)
+    ids, mask = jnp.ones((1, 4), int), jnp.ones((1, 4), bool)
+    tied = fill(FAMILY, config, Arrays({**arrays, name: arrays[words]}))
+    assert tied.model.tied
+    moved = _logits(apart, ids, mask) - _logits(tied, ids, mask)
+    assert np.abs(moved).max() > 1e-2  # each word's score by the sum of the state
+    np.testing.assert_allclose(moved, moved[..., :1] * np.ones_like(moved), atol=1e-4)
+
+
+def _logits(filled, ids, mask):
+    variables = jax.tree.map(jnp.asarray, filled.variables)
+    return np.asarray(filled.model.apply(variables, ids, mask)[0])

@@ -61,7 +61,7 @@ def test_a_tower_saved_without_its_pooler_is_read_and_expressed():
     assert list(filled.read.aside) == ["embeddings.mask_token"]
     assert set(write(filled.table, flat(filled), filled.read.aside)) == set(arrays.names())
     assert FAMILY.model(FAMILY.expressed(filled.model)) == filled.model
-    assert FAMILY.model(fitted(config, tensors.names())).head == "tanh"
+    assert FAMILY.model(fitted(config, tensors)).head == "tanh"
 
 
 def test_a_saved_folder_is_loaded_and_gives_tokens_and_what_its_head_makes():

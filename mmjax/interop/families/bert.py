@@ -7,14 +7,16 @@ with a masked-LM head makes a `BertPretraining` with all that the file holds, ot
 Source: transformers, models/bert/modeling_bert.py and configuration_bert.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from mmjax.interop.families.hf_bert import OLD_NAMES, bert_config, bert_fields, bert_rows
 from mmjax.interop.families.hf_blocks import rows
-from mmjax.interop.family import Family, dense, known, norm
+from mmjax.interop.family import Family, dense, norm
 from mmjax.interop.rows import Aside, Row, Table, Tied
-from mmjax.interop.tensors import WeightsError
+from mmjax.interop.tensors import Tensors, WeightsError
 from mmjax.models.encoders.bert import Bert
 from mmjax.models.encoders.bert_pretraining import BertPretraining
 
@@ -29,13 +31,20 @@ ARCHITECTURES = {
 POOLER = "add_pooling_layer"  # their classes' argument, for files that differ from the above
 
 
-def fitted(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Their config with the class that holds what the file holds."""
+DECODER = "cls.predictions.decoder.weight"
+
+
+def fitted(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
+    """Their config with the class that holds what the file holds, and whether it ties its words."""
+    names = tensors.names()
     masked = any(".transform.dense." in name for name in names)
     following = masked and any("seq_relationship." in name for name in names)
     kind = "BertForPreTraining" if following else "BertForMaskedLM" if masked else "BertModel"
     pooler = any("pooler.dense." in name for name in names)
-    return {**config, "architectures": [kind], POOLER: pooler}
+    words = next((name for name in names if name.endswith("word_embeddings.weight")), DECODER)
+    tied = DECODER not in names or np.array_equal(tensors.get(DECODER), tensors.get(words))
+    told = {"architectures": [kind], POOLER: pooler, "tie_word_embeddings": tied}
+    return {**config, **told}
 
 
 def model(config: Mapping[str, Any]) -> Bert | BertPretraining:
@@ -48,8 +57,7 @@ def model(config: Mapping[str, Any]) -> Bert | BertPretraining:
     text = Bert(**bert_fields(config, "config"), pooling=pooling)
     if not masked:
         return text
-    known(config, {"tie_word_embeddings": (True,)}, "config")
-    return BertPretraining(text, following)
+    return BertPretraining(text, following, config.get("tie_word_embeddings", True))
 
 
 def config(model: Bert | BertPretraining) -> dict[str, Any]:
@@ -60,22 +68,24 @@ def config(model: Bert | BertPretraining) -> dict[str, Any]:
         text = model.text
         kind = "BertForPreTraining" if model.next_sentence else "BertForMaskedLM"
     made = {"architectures": [kind], "model_type": "bert", **bert_config(text)}
+    made["tie_word_embeddings"] = getattr(model, "tied", True)
     pooler = text.pooling == "tanh"
     return made if pooler == ARCHITECTURES[kind][2] else {**made, POOLER: pooler}
 
 
-def masked_lm_rows(words: str) -> tuple[Row | Tied, ...]:
-    """Rows of a masked-LM head that is tied to a token table.
+def masked_lm_rows(words: str, tied: bool = True) -> tuple[Row | Tied, ...]:
+    """Rows of a masked-LM head.
 
     Args:
-      words: published name of the table.
+      words: published name of the token table.
+      tied: whether the head scores by that table; otherwise by one of its own.
     """
     head = "cls.predictions"
     return (
         *rows(dense(f"{head}.transform.dense", "masked_lm/dense")),
         *rows(norm(f"{head}.transform.LayerNorm", "masked_lm/norm")),
         Row(f"{head}.bias", "masked_lm/bias"),
-        Tied(f"{head}.decoder.weight", words),
+        Tied(DECODER, words) if tied else Row(DECODER, "output_embedding"),
         Tied(f"{head}.decoder.bias", f"{head}.bias"),
     )
 
@@ -91,7 +101,7 @@ def table(model: Bert | BertPretraining) -> Table:
         return Table(kept, ((r"^bert\.", ""), *OLD_NAMES))
     kept = (
         *bert_rows(model.text, "bert.", "text/"),
-        *masked_lm_rows("bert.embeddings.word_embeddings.weight"),
+        *masked_lm_rows("bert.embeddings.word_embeddings.weight", model.tied),
         Aside(r"bert\.embeddings\.position_ids", "0, 1, 2 and so on"),
     )
     if model.next_sentence:

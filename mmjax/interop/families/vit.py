@@ -6,13 +6,14 @@ classifier, ViTModel the pooler. `fitted` tells it by the file, where some were 
 Source: transformers, models/vit/modeling_vit.py and configuration_vit.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mmjax.interop.families.hf_blocks import rows
 from mmjax.interop.family import Family, activation_of, activation_to, dense, known, norm
 from mmjax.interop.forms import patches, reshaped
 from mmjax.interop.rows import Aside, Row, Table, layers
+from mmjax.interop.tensors import Tensors
 from mmjax.models.encoders.vit import ViT
 
 __all__ = ["BLOCK", "FAMILY", "RENAMES"]
@@ -53,14 +54,9 @@ RENAMES = (
 )
 
 
-def fitted(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """A config that also says whether its file holds a pooler, which config.json does not.
-
-    Args:
-      config: theirs.
-      names: of the file's arrays.
-    """
-    return {**config, HEADED: any("pooler.dense." in name for name in names)}
+def fitted(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
+    """A config that also says whether its file holds a pooler, which config.json does not."""
+    return {**config, HEADED: any("pooler.dense." in name for name in tensors.names())}
 
 
 def model(config: Mapping[str, Any]) -> ViT:

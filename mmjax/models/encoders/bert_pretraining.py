@@ -11,24 +11,31 @@ from mmjax.typing import Array, Bool, Encoded, Float, Int
 
 
 class BertPretraining(nn.Module):
-    """A BERT tower, a masked-LM head tied to its token table, and a next-sentence head.
+    """A BERT tower, a masked-LM head, by default tied to its token table, a next-sentence head.
 
     Parameters lie under 'text', 'masked_lm' and, where there is one, 'next_sentence_head'.
 
     Attributes:
       text: the tower.
       next_sentence: whether there is a next-sentence head; it reads the pooled vector.
+      tied: whether the masked-LM head scores by the token table; otherwise by a table of its own,
+        'output_embedding'.
 
     Source: Devlin et al. 2018 (BERT), section 3.1.
     """
 
     text: Bert
     next_sentence: bool = True
+    tied: bool = True
 
     def setup(self):
         """Makes the heads, which compute as the tower does."""
         tower = self.text
         self.masked_lm = MaskedLmHead(tower.activation, tower.norm_epsilon, tower.dtype)
+        if not self.tied:
+            shape = (tower.vocab_size, tower.dim)
+            init = nn.initializers.normal(0.02)
+            self.output_embedding = self.param("output_embedding", init, shape)
         if self.next_sentence:
             how = {"dot_general": product_of(self, "next_sentence_head")}
             init = nn.initializers.normal(0.02)
@@ -51,6 +58,9 @@ class BertPretraining(nn.Module):
         self, tokens: Float[Array, "batch length dim"]
     ) -> Float[Array, "batch length words"]:
         """Logits of all words, float32, for tokens of the tower: all of them or those asked for."""
+        if not self.tied:
+            path = "/".join((*self.path, "output_embedding"))
+            return self.masked_lm(tokens, self.output_embedding, path)
         path = "/".join((*self.text.path, "token_embedding"))
         return self.masked_lm(tokens, self.text.token_embedding, path)
 
