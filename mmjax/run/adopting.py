@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, spec
+from mmjax.data.sources.patterns import is_address
 from mmjax.interop.sources import contract_of, is_published, open_source
 from mmjax.interop.tensors import WeightsError
 from mmjax.models.dual.naflex import NaFlexTwoTower
@@ -42,6 +43,8 @@ def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
             "this config takes its model from the weights it begins with: give "
             "--config.init_from=FOLDER or hf://owner/name."
         )
+    if not is_address(name) and not pathlib.Path(name).exists():
+        raise ConfigError(f"init_from={name!r}: no such file or folder.")
     if not is_published(name):
         raise ConfigError(
             f"init_from={name}: no published weights. A run of ours goes on under its own config: "
@@ -105,6 +108,8 @@ def _fill(config: ConfigDict, model: TwoTower, contract: Contract) -> None:
         with node.unlocked():
             for name, value in changes.items():
                 node[name] = value
+    if model.learned_scale != "log_scale":  # the recipe's bound is on the logarithm
+        config.optimizer.clamps = ()
     objective = Contrastive if model.bias_init is None else Sigmoid
     for goal in config.goals.values():
         with goal.unlocked():
@@ -121,8 +126,10 @@ def _fields(module: Any) -> list[tuple[str, Any]]:
 
 
 def _spec(module: Any, **changes: Any) -> ConfigDict:
-    """The spec of a tower, with some fields by reference."""
-    return spec(type(module), **{**dict(_fields(module)), **changes})
+    """The spec of a tower, with those of some fields that it has by reference."""
+    fields = dict(_fields(module))
+    names = {field.name for field in dataclasses.fields(module)}
+    return spec(type(module), **fields | {k: v for k, v in changes.items() if k in names})
 
 
 def _specs(value: Any) -> Iterator[ConfigDict]:

@@ -9,6 +9,8 @@ import pytest
 import mmjax
 from mmjax import paths
 from mmjax.config import ConfigError
+from mmjax.interop.family import compare
+from mmjax.run.assembly import assemble, named_tokenizer, with_tokenizer
 from mmjax.run.flags import parse_train
 from mmjax.run.training import train
 
@@ -116,3 +118,15 @@ def test_it_may_be_done_otherwise_and_going_on_needs_nothing_of_the_source(shard
     )
     train(made, workdir, options)
     assert (tmp_path / "run" / "checkpoints" / "3").exists()
+
+
+@pytest.mark.parametrize("name", ["align_hf", "chinese_clip_hf", "clip_hf"])
+def test_the_recipe_takes_every_family_of_two_towers(name, shard, tmp_path):
+    folder = SOURCE.parent / name
+    arguments = [f"--config={ROOT / 'configs' / 'finetune.py'}", f"--workdir={tmp_path}"]
+    arguments += [f"--config.init_from={folder}", f"--config.data.path={shard}"]
+    config, _, _ = parse_train([*arguments, f"--config.eval_data.path={shard}"])
+    parts = with_tokenizer(assemble(config), named_tokenizer(config))
+    loaded = mmjax.load(folder)
+    assert not compare(parts.recipe.model, loaded.model)
+    assert parts.recipe.contract == loaded.contract
