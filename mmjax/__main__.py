@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = parser.parse_args(arguments)
     try:
         return known.run(known)
-    except WeightsError as error:
+    except (WeightsError, OSError) as error:  # the latter: a disk that refuses what is written
         print(f"error: {error}", file=sys.stderr)
         return EXIT_WRONG
 

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 from mmjax import paths
 from mmjax.config import build, from_json
 from mmjax.data.sources.patterns import is_address
+from mmjax.interop.errors import line
 from mmjax.interop.loaded import Loaded, Origin
 from mmjax.interop.reading import fill
 from mmjax.interop.sources import Source, contract_of, is_published, open_source
@@ -78,7 +79,7 @@ def load(
     try:
         with local_source(name) as local:
             return _ours(name, local, mesh, dtype, step, ema, allow)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(_told(name, error)) from None
@@ -92,11 +93,13 @@ def _told(name: str, error: Exception) -> str:
             f"{name}: no weights are known by what lies there: {error} A folder in Hugging Face "
             "layout has a config.json, one of open_clip an open_clip_config.json."
         )
+    if isinstance(error, KeyError | AttributeError | TypeError):  # a config.json of another kind
+        return f"{name}: {type(error).__name__}: {line(error)}."
     return str(error)
 
 
 def _published(source: Source, mesh: Mesh | None, dtype: str) -> Loaded:
-    filled = fill(source.family, source.config, source.tensors, _placing(mesh, dtype))
+    filled = fill(source.family, source.config, source.tensors, _placing(mesh), _kind(dtype))
     contract = contract_of(source, filled.model)
     origin = Origin(source.name, source.family.name, source.config, filled.read.aside)
     return Loaded(
@@ -122,12 +125,15 @@ def _ours(
     folder = find_checkpoint(local, step)
     config = from_json((folder / "config.json").read_text(encoding="utf-8"))
     model = build(config.model, allow)
-    place = _placing(mesh, dtype)
+    place, kind = _placing(mesh), _kind(dtype)
     trees = restore_params(folder, "ema" if ema else "params")
     variables = {}
     for collection, tree in zip(("params", "batch_stats"), trees, strict=True):
         tree = {key: value for key, value in tree.items() if key != "objectives"}
-        flat = {path: place(f"{collection}/{path}", x) for path, x in paths.flatten(tree).items()}
+        flat = {
+            path: place(f"{collection}/{path}", np.asarray(x, kind(x.shape)))
+            for path, x in paths.flatten(tree).items()
+        }
         if flat:
             variables[collection] = paths.unflatten(flat)
     contract = Contract.from_json((folder / "preprocess.json").read_text(encoding="utf-8"))
@@ -157,18 +163,22 @@ def _computing(model: Any, dtype: str) -> Any:
     return model.clone(**changes) if changes else model
 
 
-def _placing(mesh: Mesh | None, dtype: str) -> Callable[[str, np.ndarray], Any]:
-    """What puts an array on the devices, in its type, as soon as it is read."""
+def _kind(dtype: str) -> Callable[[tuple[int, ...]], Any]:
+    """What gives an array's element type by its shape."""
+    matrices = jnp.bfloat16 if dtype == "bfloat16" else jnp.float32
+    return lambda shape: matrices if len(shape) > 1 else jnp.float32
 
-    def kind(array: np.ndarray) -> Any:
-        return jnp.bfloat16 if dtype == "bfloat16" and array.ndim > 1 else jnp.float32
+
+def _placing(mesh: Mesh | None) -> Callable[[str, np.ndarray], Any]:
+    """What puts an array on the devices as soon as it is read, and is done when it returns."""
 
     def place(path: str, array: np.ndarray) -> Any:
-        array = np.asarray(array, kind(array))
-        if mesh is None:
-            return jax.device_put(array)
-        spec = lay_out(paths.unflatten({path: array}), mesh, (), sys.maxsize)[path].spec
-        return jax.device_put(array, NamedSharding(mesh, spec))
+        sharding = None
+        if mesh is not None:
+            spec = lay_out(paths.unflatten({path: array}), mesh, (), sys.maxsize)[path].spec
+            sharding = NamedSharding(mesh, spec)
+        # Waited for, so that the next array is not read while this one is still in both memories.
+        return jax.block_until_ready(jax.device_put(array, sharding))
 
     return place
 

@@ -21,11 +21,31 @@ class Form:
       name: for errors.
       to_ours: their array in our form.
       to_theirs: our array in their form.
+      put: as `to_ours`, into memory that is there already; None where there is no such way.
     """
 
     name: str
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_theirs: Callable[[np.ndarray], np.ndarray]
+    put: Callable[[np.ndarray, np.ndarray], None] | None = None
+
+    def into(self, array: np.ndarray, ours: np.ndarray) -> None:
+        """Their array in our form, into memory of ours.
+
+        Args:
+          array: theirs.
+          ours: of any element type.
+
+        Raises:
+          ValueError: it has another shape.
+        """
+        if self.put is not None:
+            self.put(array, ours)
+            return
+        made = self.to_ours(array)
+        if made.shape != ours.shape:
+            raise ValueError(f"{made.shape} is not {ours.shape}")
+        ours[...] = made
 
 
 def _same(array: np.ndarray) -> np.ndarray:
@@ -39,8 +59,17 @@ def _transposed(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.T)
 
 
+def _put_transposed(array: np.ndarray, ours: np.ndarray) -> None:
+    if array.T.shape != ours.shape:
+        raise ValueError(f"{array.T.shape} is not {ours.shape}")
+    if array.dtype == ours.dtype == np.float32 and array.ndim == 2 and array.flags.c_contiguous:
+        cv2.transpose(array, dst=ours)  # no copy between
+    else:
+        ours[...] = _transposed(array)
+
+
 SAME = Form("as it is", _same, _same)
-TRANSPOSED = Form("transposed", _transposed, _transposed)
+TRANSPOSED = Form("transposed", _transposed, _transposed, _put_transposed)
 # [out, in, height, width] of torch, [height, width, in, out] of ours.
 CONVOLUTION = Form(
     "of a convolution",

@@ -1,21 +1,26 @@
 """hf://owner/name[@revision]: a repository of the Hugging Face hub as a folder here."""
 
+import os
 import pathlib
 import re
+import sys
 
-from mmjax.interop.tensors import PICKLES, WeightsError
+from mmjax.interop.errors import WeightsError, line
+from mmjax.interop.pickles import PICKLES
 
 __all__ = ["SCHEME", "download"]
 
 SCHEME = "hf://"
 # What a model is made of; pickles, other frameworks' weights and code are left where they are.
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt")
+TRUE = ("1", "ON", "YES", "TRUE")  # as the hub's own library reads a variable
 
 
 def download(address: str) -> tuple[pathlib.Path, str]:
     """(the folder, the address with the commit it resolved to).
 
-    Files that were fetched before are not fetched again; with HF_HUB_OFFLINE=1 nothing is.
+    Files that were fetched before are not fetched again; with HF_HUB_OFFLINE=1 nothing is. They lie
+    where HF_HUB_CACHE or HF_HOME say, as those of other libraries do. The commit is printed.
 
     Args:
       address: 'hf://owner/name', with '@' and a branch, tag or commit where it is not 'main'.
@@ -35,15 +40,35 @@ def download(address: str) -> tuple[pathlib.Path, str]:
             f"{address}: huggingface_hub is not installed; pip install 'mmjax[hub]'."
         ) from None
     repository, revision = found[1], found[2] or "main"
+    if ".." in address:
+        raise WeightsError(f"{address!r}: no name of a repository or revision holds '..'.")
     try:
         folder = pathlib.Path(
-            snapshot_download(repository, revision=revision, allow_patterns=list(WANTED))
+            snapshot_download(
+                repository,
+                revision=revision,
+                cache_dir=_cache(),
+                local_files_only=os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE,
+                allow_patterns=list(WANTED),
+                ignore_patterns=["*/*"],
+            )
         )
     except Exception as error:  # of requests, the hub, the disk: all kinds
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise WeightsError(f"{address}: {type(error).__name__}: {reason[:300]}.") from None
+        told = f"{type(error).__name__}: {line(error, 300)}"
+        raise WeightsError(f"{address}: {told}.") from None
     _explain_pickles(address, folder)
-    return folder, f"{SCHEME}{repository}@{folder.name}"
+    resolved = f"{SCHEME}{repository}@{folder.name}"
+    if resolved != address:
+        print(f"{address} is {resolved}", file=sys.stderr)
+    return folder, resolved
+
+
+def _cache() -> str | None:
+    """Where fetched files are kept, by the environment as it is now; None for the usual place."""
+    if os.environ.get("HF_HUB_CACHE"):
+        return os.environ["HF_HUB_CACHE"]
+    home = os.environ.get("HF_HOME")
+    return str(pathlib.Path(home).expanduser() / "hub") if home else None
 
 
 def _explain_pickles(address: str, folder: pathlib.Path) -> None:

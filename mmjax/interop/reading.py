@@ -10,14 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax import paths
+from mmjax.interop.errors import line
 from mmjax.interop.family import Family
 from mmjax.interop.rows import Read, Table, read
 from mmjax.interop.tensors import Tensors, WeightsError
 from mmjax.typing import PyTree
 
-__all__ = ["Filled", "abstract", "fill", "words_of"]
+__all__ = ["Filled", "abstract", "fill", "model_of", "words_of"]
 
 ANY_SIDE = 64  # of a picture, for towers that take any
+# Whole numbers of a model beyond these are a mistake or an attack, which building would take
+# memory or hours to notice: {field: largest}, and any other.
+LARGEST = {"depth": 1_000, "depths": 200, "num_block_repeats": 200, "depth_coefficient": 16}
+LARGEST |= {"image_size": 1 << 13, "length": 1 << 17}
+LARGEST_OTHER = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +76,59 @@ def abstract(model: Any) -> dict[str, tuple[int, ...]]:
     return {path: tuple(leaf.shape) for path, leaf in paths.flatten(kept).items()}
 
 
+def model_of(
+    family: Family, config: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """(our model, {path: shape} of its arrays) of a published config; no array is read.
+
+    Args:
+      family: what kind of model it is.
+      config: theirs.
+      tensors: the file; little more than its names is looked at.
+
+    Raises:
+      WeightsError: the config is not built, or is no config.
+    """
+    try:
+        model = family.model(family.fitted(config, tensors))
+        _check_sizes(model, tensors.name)
+        return model, abstract(model)
+    except WeightsError:
+        raise
+    except Exception as error:  # a stranger's config: of any type, with any number
+        told = f"{type(error).__name__}: {line(error)}"
+        raise WeightsError(f"{tensors.name}: its config makes no model: {told}.") from None
+
+
+def _check_sizes(model: Any, where: str, below: str = "") -> None:
+    """Raises WeightsError for a number of a model that cannot be one of its sizes."""
+    for field in dataclasses.fields(model):
+        value = getattr(model, field.name, None)
+        name = f"{below}{field.name}"
+        if field.name in ("parent", "name"):
+            continue
+        if dataclasses.is_dataclass(value):
+            _check_sizes(value, where, f"{name}.")
+        elif field.type is int and type(value) is not int:
+            raise WeightsError(
+                f"{where}: its config gives {name}={repr(value)[:40]}, no whole number."
+            )
+        for number in value if isinstance(value, tuple) else (value,):
+            largest = LARGEST.get(field.name, LARGEST_OTHER)
+            if isinstance(number, int | float) and not 0 <= abs(number) <= largest:
+                raise WeightsError(
+                    f"{where}: its config gives {name}={str(value)[:40]}; at most {largest}."
+                )
+            if type(number) is int and number < 0:
+                raise WeightsError(f"{where}: its config gives {name}={str(value)[:40]}, below 0.")
+
+
 def fill(
     family: Family,
     config: Mapping[str, Any],
     tensors: Tensors,
     place: Callable[[str, np.ndarray], Any] = lambda _, array: array,
+    kind: Callable[[tuple[int, ...]], Any] = lambda _: None,
 ) -> Filled:
     """A model of ours with the arrays of a file.
 
@@ -83,20 +137,14 @@ def fill(
       config: theirs.
       tensors: the file.
       place: see `mmjax.interop.rows.read`.
+      kind: the same.
 
     Raises:
       WeightsError: the config is not built or no config, or arrays are left over.
     """
-    try:
-        model = family.model(family.fitted(config, tensors))
-        shapes = abstract(model)
-    except WeightsError:
-        raise
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        reason = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise WeightsError(f"{tensors.name}: its config makes no model: {reason[:200]}.") from None
+    model, shapes = model_of(family, config, tensors)
     table = family.table(model)
-    found = read(table, tensors, shapes, place)
+    found = read(table, tensors, shapes, place, kind)
     variables = {
         collection: paths.unflatten(flat) for collection, flat in found.trees().items() if flat
     }

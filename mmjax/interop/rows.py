@@ -5,6 +5,7 @@ walk the same table in both directions, so what can be read can be written back.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from mmjax.interop.forms import SAME, Form
+from mmjax.interop.shard import aligned
 from mmjax.interop.tensors import Tensors, WeightsError
 
 __all__ = ["Aside", "Read", "Row", "Table", "Tied", "gradients", "layers", "read", "write"]
 
 LAYER = "{n}"
-SHOWN = 6  # names in an error
+SHOWN, LONGEST = 6, 120  # names in an error, and letters of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,8 +156,12 @@ def read(
     tensors: Tensors,
     shapes: Mapping[str, tuple[int, ...]],
     place: Callable[[str, np.ndarray], Any] = lambda _, array: array,
+    kind: Callable[[tuple[int, ...]], Any] = lambda _: None,
 ) -> Read:
     """Their arrays at our paths, one of ours after the other.
+
+    Sizes are compared before anything is read. What is in memory beside the arrays that were
+    placed is one of ours and one layer of theirs.
 
     Args:
       table: of the model.
@@ -163,6 +169,7 @@ def read(
       shapes: {our path with its collection: shape} of every array of our model.
       place: is given each of our arrays as soon as it is whole, e.g. to put it on devices; what
         it returns is kept, and the array itself is let go.
+      kind: the element type of an array of ours, by its shape; None leaves it as it is found.
 
     Raises:
       WeightsError: arrays are left over, missing or of another shape, on either side.
@@ -189,15 +196,18 @@ def read(
             ("nothing is there for our", sorted(set(shapes) - ours)),
         ),
     )
+    for row in rows:
+        _compare_sizes(row, tensors, found, shapes)
     for row in ties:
-        if not np.array_equal(tensors.get(found[row.theirs]), tensors.get(found[row.same_as])):
+        if not _equal(tensors, found[row.theirs], found[row.same_as]):
             raise WeightsError(
                 f"{tensors.name}: {row.theirs} should be a copy of {row.same_as}, and differs."
             )
     arrays = {}
     for row in rows:
         for part, path in enumerate(row.paths):
-            arrays[path] = place(path, _stack(row, part, tensors, found, shapes[path]))
+            shape = shapes[path]
+            arrays[path] = place(path, _stack(row, part, tensors, found, shape, kind(shape)))
     return Read(arrays, {name: tensors.get(found[name]) for name in set_aside}, found)
 
 
@@ -265,44 +275,80 @@ def _names(table: Table, tensors: Tensors) -> dict[str, str]:
     return found
 
 
+def _compare_sizes(
+    row: Row, tensors: Tensors, found: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises WeightsError where an array of theirs has not as many numbers as its place."""
+    wanted = [shapes[path][1:] if row.depth else shapes[path] for path in row.paths]
+    numbers = sum(math.prod(shape) for shape in wanted)
+    for name in row.names:
+        there = tensors.shape(found[name])
+        if math.prod(there) != numbers:
+            raise _two_models(tensors, row, name, there, wanted[0])
+
+
+def _two_models(
+    tensors: Tensors, row: Row, name: str, there: tuple[int, ...], wanted: tuple[int, ...]
+) -> WeightsError:
+    return WeightsError(
+        f"{tensors.name}: {name} has the shape {there}, and {row.paths[0].partition('/')[2]} of "
+        f"ours {wanted}; the config and the weights are of two models."
+    )
+
+
+def _equal(tensors: Tensors, one: str, other: str) -> bool:
+    """Whether two arrays are the same; of neither more than a piece is in memory."""
+    if tensors.shape(one) != tensors.shape(other):
+        return False
+    pairs = zip(tensors.pieces(one), tensors.pieces(other), strict=True)
+    return all(np.array_equal(first, second) for first, second in pairs)
+
+
 def _stack(
-    row: Row, part: int, tensors: Tensors, found: Mapping[str, str], shape: tuple[int, ...]
+    row: Row,
+    part: int,
+    tensors: Tensors,
+    found: Mapping[str, str],
+    shape: tuple[int, ...],
+    kind: Any,
 ) -> np.ndarray:
     """One of our arrays: as it is, or filled layer by layer."""
-    layers = (_one(row, part, tensors, found[name], name) for name in row.names)
-    stack = None
-    for number, array in enumerate(layers):
-        wanted = shape[1:] if row.depth else shape
-        if array.shape != wanted:
-            raise WeightsError(
-                f"{tensors.name}: {row.names[number]} makes {array.shape} of ours, and "
-                f"{row.paths[part].partition('/')[2]} is {wanted}; the config and the weights "
-                "are of two models."
-            )
-        if not row.depth:
-            return array
+    if row.form is SAME and not row.depth and len(row.paths) == 1:
+        return _whole(row, tensors, found[row.theirs], shape, kind)
+    stack = None if kind is None and row.names else aligned(shape, kind or np.float32)
+    for number, name in enumerate(row.names):
+        array = _theirs(row, part, tensors, found[name])
         if stack is None:
-            stack = np.empty(shape, array.dtype)
-        stack[number] = array
-    if stack is None:  # a stack of no layers
-        return np.empty(shape, np.float32)
+            stack = aligned(shape, array.dtype)
+        place = stack[number] if row.depth else stack
+        try:
+            row.form.into(array, place)
+        except ValueError:
+            there = tensors.shape(found[name])
+            raise _two_models(tensors, row, name, there, place.shape) from None
     return stack
 
 
-def _one(row: Row, part: int, tensors: Tensors, found: str, name: str) -> np.ndarray:
-    """One layer of one of our arrays."""
+def _whole(row: Row, tensors: Tensors, found: str, shape: tuple[int, ...], kind: Any) -> np.ndarray:
+    """An array of ours that lies as theirs does, in our element type."""
+    there = tensors.shape(found)
+    if there != shape:
+        raise _two_models(tensors, row, row.theirs, there, shape)
+    first = None if kind is None or not shape else next(tensors.pieces(found))
+    if first is None or first.dtype == kind or first.shape == shape:
+        whole = tensors.get(found)
+        return whole if kind is None else whole.astype(kind, copy=False)
+    made, done = aligned(shape, kind), 0
+    for piece in tensors.pieces(found):
+        made[done : done + len(piece)] = piece
+        done += len(piece)
+    return made
+
+
+def _theirs(row: Row, part: int, tensors: Tensors, found: str) -> np.ndarray:
+    """What belongs to one layer of one of our arrays."""
     parts = len(row.paths)
-    if parts == 1:
-        array = tensors.get(found)
-    else:
-        array = tensors.part(found, part, parts)
-    try:
-        return row.form.to_ours(array)
-    except ValueError:
-        raise WeightsError(
-            f"{tensors.name}: {name} has the shape {tensors.shape(found)}, which cannot be that "
-            f"{row.form.name}."
-        ) from None
+    return tensors.get(found) if parts == 1 else tensors.part(found, part, parts)
 
 
 def _complain(where: str, complaints: Sequence[tuple[str, Sequence[str]]]) -> None:
@@ -313,5 +359,5 @@ def _complain(where: str, complaints: Sequence[tuple[str, Sequence[str]]]) -> No
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
+    shown = ", ".join(name[:LONGEST] for name in names[:SHOWN])
     return f"{shown}, ... ({len(names)} in all)" if len(names) > SHOWN else shown

@@ -1,17 +1,21 @@
 """Where published weights lie: which family a folder or file is of, and what travels with it."""
 
+import contextlib
 import dataclasses
 import importlib
 import json
+import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmjax.interop import hub, processing, tokenizing
+from mmjax.interop.errors import line
 from mmjax.interop.families import big_vision
 from mmjax.interop.family import Family
 from mmjax.interop.tensors import (
+    PICKLES,
     Npz,
     Tensors,
     WeightsError,
@@ -29,6 +33,8 @@ TIMM = "resnet"  # the family of a config.json with an 'architecture', as timm w
 OPEN_CLIP = "open_clip_config.json"
 HF_WEIGHTS = ("model.safetensors",)
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
+WEIGHTS = (".safetensors", *PICKLES)  # endings of weights in a folder of somebody else's
+MOST = 1 << 13  # pixels of a side
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -65,7 +71,12 @@ def is_published(source: str | os.PathLike[str]) -> bool:
     path = pathlib.Path(name)
     if path.is_file():
         return True
-    return (path / OPEN_CLIP).is_file() or _model_type(path) is not None
+    if (path / OPEN_CLIP).is_file() or _model_type(path) is not None:
+        return True
+    if not path.is_dir() or (path / "checkpoints").is_dir() or (path / "manifest.json").exists():
+        return False
+    # A damaged config.json beside weights, or weights without one.
+    return any(file.suffix in WEIGHTS for file in path.iterdir())
 
 
 def open_source(source: str | os.PathLike[str]) -> Source:
@@ -82,10 +93,27 @@ def open_source(source: str | os.PathLike[str]) -> Source:
         folder, name = hub.download(name)
     else:
         folder = pathlib.Path(name)
-    if folder.is_file():
-        return _from_file(name, folder)
-    if not folder.is_dir():
-        raise WeightsError(f"{name!r}: no such file or folder.")
+    with _understood(name):
+        if folder.is_file():
+            return _from_file(name, folder)
+        if folder.is_dir():
+            return _from_folder(name, folder)
+    raise WeightsError(f"{name!r}: no such file or folder.")
+
+
+@contextlib.contextmanager
+def _understood(name: str) -> Iterator[None]:
+    """Whatever a stranger's files make of our code is one error that names them."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:  # of any type in any place of a JSON
+        told = f"{type(error).__name__}: {line(error)}"
+        raise WeightsError(f"{name}: its files are not understood: {told}.") from None
+
+
+def _from_folder(name: str, folder: pathlib.Path) -> Source:
     model_type = _model_type(folder)
     is_hf = model_type is not None and not (
         (folder / OPEN_CLIP).is_file() and not _has_hf_weights(folder)
@@ -94,6 +122,9 @@ def open_source(source: str | os.PathLike[str]) -> Source:
         return _from_hf(name, folder, model_type)
     if (folder / OPEN_CLIP).is_file():
         return _from_open_clip(name, folder)
+    refuse_pickles(folder)
+    if (folder / "config.json").is_file():
+        _json(folder / "config.json")
     raise WeightsError(
         f"{name}: neither a config.json with a model_type (Hugging Face) nor {OPEN_CLIP}."
     )
@@ -109,6 +140,11 @@ def contract_of(source: Source, model: Any) -> Contract:
     Raises:
       WeightsError: the files' picture or patch size is not the model's.
     """
+    with _understood(source.name):
+        return _contract(source, model)
+
+
+def _contract(source: Source, model: Any) -> Contract:
     image, text = getattr(model, "image", model), getattr(model, "text", model)
     fields = dict(source.image)
     size = getattr(image, "image_size", None)
@@ -137,7 +173,20 @@ def contract_of(source: Source, model: Any) -> Contract:
         }
     if source.family.name == "open_clip":  # its tokenizer cleans and fills up by its own rule
         fields |= {"pad_id": 0, "text_cleaning": "clip"}
+    _check_pictures(source.name, fields)
     return Contract(**fields)
+
+
+def _check_pictures(name: str, fields: Mapping[str, Any]) -> None:
+    """Raises WeightsError where what is said of pictures cannot be meant."""
+    for field in ("mean", "std"):
+        value = fields.get(field, (0.5,) * 3)
+        if len(value) != 3 or not all(math.isfinite(one) for one in value):
+            raise WeightsError(f"{name}: {field}={str(value)[:80]} is not three numbers.")
+    for field, most in (("image_size", MOST), ("resize_size", MOST), ("pad_value", 255)):
+        value = fields.get(field, 0)
+        if type(value) is not int or not 0 <= value <= most:
+            raise WeightsError(f"{name}: {field}={str(value)[:80]} is no number of 0 to {most}.")
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
@@ -149,7 +198,7 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
         made = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}.") from None
+        raise WeightsError(f"{path} cannot be read: {line(error)}.") from None
     if not isinstance(made, dict):
         raise WeightsError(f"{path} holds no object.")
     return made
@@ -166,7 +215,8 @@ def _model_type(folder: pathlib.Path) -> str | None:
         return None
     if not isinstance(found, dict):
         return None
-    return found.get("model_type") or (TIMM if "architecture" in found else None)
+    named = found.get("model_type") or (TIMM if "architecture" in found else None)
+    return named if named is None else str(named)
 
 
 def _has_hf_weights(folder: pathlib.Path) -> bool:

@@ -2,18 +2,20 @@
 
 import abc
 import json
+import math
 import pathlib
 import re
-import shlex
-import zipfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-from jax import dtypes
-from numpy.lib import format as npy
+
+from mmjax.interop.archive import Archive
+from mmjax.interop.errors import WeightsError, line
+from mmjax.interop.pickles import PICKLES, refuse_pickles
+from mmjax.interop.shard import Shard
 
 __all__ = [
+    "PICKLES",
     "Arrays",
     "Npz",
     "Safetensors",
@@ -24,12 +26,8 @@ __all__ = [
     "save_safetensors",
 ]
 
+PIECE = 1 << 20  # numbers
 INDEX = "model.safetensors.index.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be read or written; what is wrong, in one line."""
 
 
 class Tensors(abc.ABC):
@@ -66,6 +64,10 @@ class Tensors(abc.ABC):
             )
         size = length // parts
         return self._rows(name, number * size, (number + 1) * size)
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """An array in pieces along its first axis, of a size that is no matter."""
+        yield self.get(name)
 
     def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
         return self.get(name)[start:stop]
@@ -107,41 +109,48 @@ class Safetensors(Tensors):
     """
 
     def __init__(self, files: list[pathlib.Path], expected: Mapping[str, str] | None = None):
-        from safetensors import SafetensorError, safe_open
-
         self.name = str(files[0] if len(files) == 1 else files[0].parent)
-        self._open: dict[str, Any] = {}
+        self._shards: dict[str, Shard] = {}
+        missing = [file for file in files if not file.is_file()]
+        if missing:
+            raise WeightsError(f"{missing[0]}: this shard of the weights is missing.")
         for file in files:
-            if not file.is_file():
-                raise WeightsError(f"{file}: this shard of the weights is missing.")
-            try:
-                handle = safe_open(str(file), framework="numpy")
-            except (SafetensorError, OSError, ValueError) as error:
-                raise WeightsError(f"{file}: no safetensors file: {_line(error)}.") from None
-            for name in list(handle.keys()):
-                if name in self._open:
+            shard = Shard(file)
+            for name in shard.names():
+                if name in self._shards:
                     raise WeightsError(f"{file}: {name} stands in another shard too.")
                 if expected is not None and expected.get(name) != file.name:
                     raise WeightsError(f"{file}: {name} is not where {INDEX} says.")
-                self._open[name] = handle
-        lost = [name for name in expected or () if name not in self._open]
+                self._shards[name] = shard
+        lost = [name for name in expected or () if name not in self._shards]
         if lost:
             raise WeightsError(f"{self.name}: {lost[0]} is in {INDEX} and in no shard.")
 
     def names(self) -> list[str]:
         """See `Tensors.names`."""
-        return list(self._open)
+        return list(self._shards)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """See `Tensors.shape`."""
-        return tuple(self._open[name].get_slice(name).get_shape())
+        return self._shards[name].shape(name)
 
     def get(self, name: str) -> np.ndarray:
         """See `Tensors.get`."""
-        return self._open[name].get_tensor(name)
+        return self._shards[name].get(name)
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """See `Tensors.pieces`."""
+        shape = self.shape(name)
+        if not math.prod(shape):
+            yield self.get(name)
+            return
+        rows = max(1, PIECE // math.prod(shape[1:])) if shape else 1
+        for start in range(0, shape[0] if shape else 1, rows):
+            stop = min(start + rows, shape[0]) if shape else None
+            yield self._shards[name].get(name, start, stop)
 
     def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        return self._open[name].get_slice(name)[start:stop]
+        return self._shards[name].get(name, start, stop)
 
 
 class Npz(Tensors):
@@ -156,44 +165,19 @@ class Npz(Tensors):
 
     def __init__(self, file: pathlib.Path):
         self.name = str(file)
-        try:
-            self._file = np.load(file, allow_pickle=False)
-            if not isinstance(self._file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array, not several by name")
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise WeightsError(f"{file}: no .npz file: {_line(error)}.") from None
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._archive = Archive(file)
 
     def names(self) -> list[str]:
         """See `Tensors.names`."""
-        return list(self._file.files)
+        return self._archive.names()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """See `Tensors.shape`."""
-        if name not in self._shapes:
-            self._shapes[name] = self._header(name)
-        return self._shapes[name]
-
-    def _header(self, name: str) -> tuple[int, ...]:
-        """An array's shape by what stands before its numbers."""
-        headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-        try:
-            with self._file.zip.open(f"{name}.npy") as stream:
-                version = npy.read_magic(stream)
-                if version in headers:
-                    return headers[version](stream)[0]
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise WeightsError(f"{self.name}: {name}: {_line(error)}.") from None
-        return self.get(name).shape
+        return self._archive.shape(name)
 
     def get(self, name: str) -> np.ndarray:
         """See `Tensors.get`."""
-        try:
-            array = self._file[name]
-            # The format does not know bfloat16 and keeps its two bytes without a name.
-            return array.view(dtypes.bfloat16) if array.dtype == "V2" else array
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise WeightsError(f"{self.name}: {name}: {_line(error)}.") from None
+        return self._archive.get(name)
 
 
 def open_safetensors(folder: pathlib.Path, single: tuple[str, ...]) -> Safetensors:
@@ -216,35 +200,12 @@ def open_safetensors(folder: pathlib.Path, single: tuple[str, ...]) -> Safetenso
     try:
         places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         files = sorted({str(file) for file in places.values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{folder / INDEX}: no index of shards: {_line(error)}.") from None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{folder / INDEX}: no index of shards: {line(error)}.") from None
     for file in files:
         if not re.fullmatch(r"[\w.-]+\.safetensors", file):
             raise WeightsError(f"{folder / INDEX}: {file!r} is no name of a shard.")
     return Safetensors([folder / file for file in files], places)
-
-
-def refuse_pickles(path: pathlib.Path) -> None:
-    """Raises WeightsError where the weights are a pickle, with the command that converts them."""
-    if path.is_dir():
-        pickles = sorted(file for file in path.iterdir() if file.suffix in PICKLES)
-    else:
-        pickles = [path] if path.suffix in PICKLES else []
-    if not pickles:
-        return
-    target = pickles[0].with_name("model.safetensors")
-    program = (
-        "import torch, safetensors.torch as s; d = {}; "
-        f"[d.update(torch.load(f, map_location='cpu', weights_only=True)) for f in "
-        f"{[str(file) for file in pickles]}]; d = d.get('state_dict', d); "
-        "s.save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, "
-        f"{str(target)!r}, {{'format': 'pt'}})"
-    )
-    raise WeightsError(
-        f"{pickles[0]}: a pickle, which runs whatever is in it when it is opened; it is not read. "
-        f"Where torch is installed, this makes safetensors of it: python -c {shlex.quote(program)} "
-        "For hf:// many repositories hold a converted copy in a branch: add @refs/pr/N."
-    )
 
 
 def save_safetensors(file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -258,7 +219,3 @@ def save_safetensors(file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> No
 
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     save_file(whole, str(file), metadata={"format": "pt"})
-
-
-def _line(error: Exception) -> str:
-    return str(error).split("\n")[0].rstrip(".")[:200]

@@ -11,7 +11,7 @@ import tokenizers
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer, guarded
 from mmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
-from mmjax.interop.tensors import WeightsError
+from mmjax.interop.errors import WeightsError, line
 
 __all__ = ["FILES", "Words", "find", "open_file"]
 
@@ -90,8 +90,8 @@ def _settings(folder: pathlib.Path) -> dict[str, Any]:
             continue
         try:
             made |= json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError) as error:
-            raise WeightsError(f"{path} cannot be read: {error}.") from None
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise WeightsError(f"{path} cannot be read: {line(error)}.") from None
     return made
 
 

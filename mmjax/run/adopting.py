@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, spec
 from mmjax.data.sources.patterns import is_address
+from mmjax.interop.reading import model_of
 from mmjax.interop.sources import contract_of, is_published, open_source
 from mmjax.interop.tensors import WeightsError
 from mmjax.models.dual.naflex import NaFlexTwoTower
@@ -25,18 +26,24 @@ from mmjax.run.console import say
 __all__ = ["adopt"]
 
 
-def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
+def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
     """Fills in what the source of the first weights says; a config without `adopt` stays as it is.
+
+    A name that can come to mean something else, such as a branch on the hub, is replaced by what it
+    means now, so the saved config tells which weights those were.
 
     Args:
       config: changed in place.
       overrides: (path, text) of the command line, not yet applied; init_from is looked for.
 
+    Returns:
+      The overrides, with init_from as it was found.
+
     Raises:
       ConfigError: no source is given, or it is not two published towers.
     """
     if not config.get("adopt"):
-        return
+        return overrides
     name = dict(overrides).get("init_from", config.init_from)
     if not name:
         raise ConfigError(
@@ -52,7 +59,7 @@ def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
         )
     try:
         source = open_source(name)
-        model = source.family.model(source.config)
+        model, _ = model_of(source.family, source.config, source.tensors)
         if not isinstance(model, TwoTower):
             raise WeightsError(
                 f"{name} is one tower; this config fine-tunes two. configs/lit_b16.py takes a "
@@ -67,14 +74,17 @@ def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
         raise ConfigError(f"init_from: {error}") from None
     for kind in ("image", "text"):
         if kind in source.missing:
-            say(f"{name} has no {source.missing[kind]}; give what it would say in the config.")
+            lacks = f"{source.name} has no {source.missing[kind]}"
+            say(f"{lacks}; give what it would say in the config.")
     with config.unlocked():
+        config.init_from = source.name
         _fill(config, model, contract)
         if source.words is not None:
             path = pathlib.Path(source.folder) / source.words.file
             config.tokenizer.path = str(path)
             for role, number in _special(source.words.tokenizer).items():
                 config.tokenizer[role] = number
+    return [(path, source.name if path == "init_from" else text) for path, text in overrides]
 
 
 def _special(tokenizer: Any) -> dict[str, str]:

@@ -81,8 +81,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
     )
     known, overrides = _parse(parser, arguments)
     config = ConfigDict() if known.config is None else load(known.config)
-    adopt(config, overrides)
-    for path, text in overrides:
+    for path, text in adopt(config, overrides):
         override(config, path, text)
     if (known.search or known.plan_json) and not known.plan:
         raise ConfigError("--search and --plan-json say more of a plan; give --plan=TOPOLOGY too.")
