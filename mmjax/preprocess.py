@@ -29,6 +29,8 @@ class Contract:
       pad_value: grey level that 'longest' fills with, 0...255.
       resize_size: size that the picture is resized to where its centre is then cut out; 0 where
         nothing is cut but what 'shortest' leaves over.
+      crop_rounding: where a cut begins that leaves over an odd number of pixels, 'even' or 'down',
+        as in `Resize`.
       text_cleaning: rule applied to a caption before the tokenizer.
       tokenizer: SHA-256 of the tokenizer's file, '' where the model reads no text.
       sequence_length: tokens of a text.
@@ -44,6 +46,7 @@ class Contract:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     pad_value: int = 0
     resize_size: int = 0
+    crop_rounding: str = "even"
     text_cleaning: str = "none"
     tokenizer: str = ""
     sequence_length: int = 64

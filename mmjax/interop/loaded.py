@@ -210,7 +210,9 @@ class Loaded:
         if "image" in self.missing:
             raise WeightsError(self._lack("image"))
         c = self.contract
-        return Resize(c.image_size, c.resize, c.interpolation, c.pad_value, c.resize_size)
+        return Resize(
+            c.image_size, c.resize, c.interpolation, c.pad_value, c.resize_size, c.crop_rounding
+        )
 
     @functools.cached_property
     def _tokenize(self) -> Tokenize:

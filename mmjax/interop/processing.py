@@ -41,11 +41,13 @@ def from_hf(processor: Mapping[str, Any], where: str) -> dict[str, Any]:
         _, image_size = _size(given["crop_size"], False, where)
     elif form == "shortest":
         raise WeightsError(f"{where}: the shortest edge is {size} and nothing is cut to a square.")
+    cut = form == "shortest" or image_size != size
     mean, std = _scaling(given)
     return {
         "image_size": image_size,
         "resize": form,
         "resize_size": 0 if image_size == size else size,
+        "crop_rounding": "down" if cut else "even",
         "interpolation": RESAMPLE[resample],
         "mean": mean,
         "std": std,
@@ -88,7 +90,8 @@ def to_hf(contract: Contract, kind: str) -> dict[str, Any]:
 
     Args:
       contract: ours.
-      kind: name of the processor's class without its ending, e.g. 'CLIPImageProcessor'.
+      kind: name of the processor's class, e.g. 'CLIPImageProcessor'. What it cuts begins by its
+        own rounding, up to a pixel beside a contract whose crop_rounding is 'even'.
 
     Raises:
       WeightsError: the format cannot express it.
