@@ -29,6 +29,14 @@ OPEN_CLIP = "open_clip_config.json"
 HF_WEIGHTS = ("model.safetensors",)
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+# {model_type: class of its tokenizer, where no file names one}
+TOKENIZERS = {
+    "align": "BertTokenizer",
+    "bert": "BertTokenizer",
+    "chinese_clip": "BertTokenizer",
+    "clip": "CLIPTokenizer",
+    "siglip": "SiglipTokenizer",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,9 +198,9 @@ def _from_hf(name: str, folder: pathlib.Path, model_type: str) -> Source:
             found = _json(folder / file)
             if file == PROCESSORS[0] and "image_processor" not in found:
                 continue
-            image = processing.from_hf(found, str(folder / file))
+            image = processing.from_hf(found, str(folder / file), model_type)
             break
-    words = tokenizing.find(folder)
+    words = tokenizing.find(folder, TOKENIZERS.get(model_type, ""))
     config = _json(folder / "config.json")
     if model_type == TIMM:
         image = processing.from_timm(config.get("pretrained_cfg") or {})
@@ -209,7 +217,7 @@ def _from_open_clip(name: str, folder: pathlib.Path) -> Source:
     size = config["model_cfg"].get("vision_cfg", {}).get("image_size", 224)
     size = size if isinstance(size, int) else size[0]
     image = processing.from_open_clip(config.get("preprocess_cfg") or {}, size, name)
-    words = tokenizing.find(folder)
+    words = tokenizing.find(folder, TOKENIZERS["clip"])
     return Source(name, folder, family, config, tensors, image, words, _missing(image, words))
 
 
