@@ -32,6 +32,8 @@ class Contract:
         nothing is cut but what 'shortest' leaves over.
       patch_size: side of a patch in pixels, for 'naflex'.
       max_patches: patches of a picture with padding, for 'naflex'.
+      crop_rounding: where a cut begins that leaves over an odd number of pixels, 'even' or 'down',
+        as in `Resize`.
       text_cleaning: rule applied to a caption before the tokenizer.
       tokenizer: SHA-256 of the tokenizer's file, '' where the model reads no text.
       sequence_length: tokens of a text.
@@ -49,6 +51,7 @@ class Contract:
     resize_size: int = 0
     patch_size: int = 0
     max_patches: int = 0
+    crop_rounding: str = "even"
     text_cleaning: str = "none"
     tokenizer: str = ""
     sequence_length: int = 64

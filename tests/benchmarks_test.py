@@ -123,6 +123,25 @@ def test_every_side_gets_the_same_batches(script):
         assert ((one[1] == size.eos_id).sum(1) == 1).all()
 
 
+def test_same_tokens_makes_the_file_that_published_folders_hold(script):
+    whole = ROOT / "tests" / "golden" / "whole"
+    golden = json.loads((whole / "open_clip" / "tokenizer.json").read_text(encoding="utf-8"))
+    pairs = [tuple(pair) for pair in golden["model"]["merges"]]
+    module = script("same_tokens")
+    made = module.published(pairs)
+    for part in ("added_tokens", "normalizer", "post_processor"):
+        assert made[part] == golden[part]
+    assert made["model"]["vocab"] == golden["model"]["vocab"]
+    encode = module.our_encode(pairs)
+    texts = json.loads((whole / "open_clip_texts.json").read_text(encoding="utf-8"))
+    with np.load(whole / "open_clip.npz") as file:
+        for text, wanted in zip(texts, file["input_ids"]):
+            numbers, mask = encode(text)
+            short = numbers[mask]
+            if len(short) < len(wanted):
+                np.testing.assert_array_equal(short, wanted[: len(short)])
+
+
 def test_what_ends_memory_is_known(script):
     sides = script("sides")
     assert sides.is_out_of_memory(MemoryError())

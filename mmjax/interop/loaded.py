@@ -222,7 +222,9 @@ class Loaded:
         c = self.contract
         if c.resize == "naflex":
             return NaFlex(c.patch_size, c.max_patches, c.interpolation)
-        return Resize(c.image_size, c.resize, c.interpolation, c.pad_value, c.resize_size)
+        return Resize(
+            c.image_size, c.resize, c.interpolation, c.pad_value, c.resize_size, c.crop_rounding
+        )
 
     @functools.cached_property
     def _tokenize(self) -> Tokenize:

@@ -14,15 +14,38 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 # Processors to which a plain number for the size means the shortest edge; to others it is both.
 NAFLEX = "Siglip2"
-BY_SHORTEST = ("CLIP", "ChineseCLIP", "OwlViT")
+BY_SHORTEST = ("CLIP", "ChineseCLIP", "OwlViT", "Siglip")
+BY_SHORTEST_TYPES = ("clip", "chinese_clip", "siglip")
+# What the processor of a model_type does where its file does not say.
+_CLIP = {
+    "size": {"shortest_edge": 224},
+    "crop_size": 224,
+    "do_center_crop": True,
+    "image_mean": CLIP_MEAN,
+    "image_std": CLIP_STD,
+}
+_HALF = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3}
+DEFAULTS = {
+    "clip": _CLIP,
+    "chinese_clip": _CLIP,
+    "siglip": {"size": {"height": 224, "width": 224}, **_HALF},
+    "vit": {"size": {"height": 224, "width": 224}, "resample": 2, **_HALF},
+    "align": {
+        "size": {"height": 346, "width": 346},
+        "crop_size": 289,
+        "include_top": True,
+        **_HALF,
+    },
+}
 
 
-def from_hf(processor: Mapping[str, Any], where: str) -> dict[str, Any]:
+def from_hf(processor: Mapping[str, Any], where: str, model_type: str = "") -> dict[str, Any]:
     """The contract's fields of pictures, of a preprocessor_config.json or processor_config.json.
 
     Args:
       processor: the file's content; one for a whole processor holds the picture's as a part.
       where: what to call the file in errors.
+      model_type: of the config beside it, whose processor says what the file leaves out.
 
     Raises:
       WeightsError: it asks for what is not built.
@@ -30,6 +53,7 @@ def from_hf(processor: Mapping[str, Any], where: str) -> dict[str, Any]:
     given = processor.get("image_processor", processor)
     if not isinstance(given, Mapping):
         raise WeightsError(f"{where}: image_processor is no object.")
+    given = {**DEFAULTS.get(model_type, {}), **given}
     if not given.get("do_resize", True):
         raise WeightsError(f"{where}: do_resize=False is not built; every picture has one size.")
     kind = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "")
@@ -48,17 +72,20 @@ def from_hf(processor: Mapping[str, Any], where: str) -> dict[str, Any]:
             "mean": mean,
             "std": std,
         }
-    form, size = _size(given.get("size", 224), kind.startswith(BY_SHORTEST), where)
+    by_shortest = kind.startswith(BY_SHORTEST) or (not kind and model_type in BY_SHORTEST_TYPES)
+    form, size = _size(given.get("size", 224), by_shortest, where)
     image_size = size
     if given.get("do_center_crop", False) and given.get("crop_size") is not None:
         _, image_size = _size(given["crop_size"], False, where)
     elif form == "shortest":
         raise WeightsError(f"{where}: the shortest edge is {size} and nothing is cut to a square.")
+    cut = form == "shortest" or image_size != size
     mean, std = _scaling(given)
     return {
         "image_size": image_size,
         "resize": form,
         "resize_size": 0 if image_size == size else size,
+        "crop_rounding": "down" if cut else "even",
         "interpolation": RESAMPLE[resample],
         "mean": mean,
         "std": std,
@@ -101,7 +128,8 @@ def to_hf(contract: Contract, kind: str) -> dict[str, Any]:
 
     Args:
       contract: ours.
-      kind: name of the processor's class without its ending, e.g. 'CLIPImageProcessor'.
+      kind: name of the processor's class, e.g. 'CLIPImageProcessor'. What it cuts begins by its
+        own rounding, up to a pixel beside a contract whose crop_rounding is 'even'.
 
     Raises:
       WeightsError: the format cannot express it.
@@ -127,6 +155,8 @@ def to_hf(contract: Contract, kind: str) -> dict[str, Any]:
         return {**made, **sizes}
     made["size"] = {"shortest_edge": size} if contract.resize == "shortest" else square
     made["do_center_crop"] = cut
+    if kind.startswith("EfficientNet"):  # whose default is to divide once more
+        made |= {"rescale_offset": False, "include_top": False}
     if cut:
         made["crop_size"] = {"height": contract.image_size, "width": contract.image_size}
     return made

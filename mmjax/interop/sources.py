@@ -36,6 +36,14 @@ OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
 WEIGHTS = (".safetensors", *PICKLES)  # endings of weights in a folder of somebody else's
 MOST = 1 << 13  # pixels of a side
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+# {model_type: class of its tokenizer, where no file names one}
+TOKENIZERS = {
+    "align": "BertTokenizer",
+    "bert": "BertTokenizer",
+    "chinese_clip": "BertTokenizer",
+    "clip": "CLIPTokenizer",
+    "siglip": "SiglipTokenizer",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,9 +255,9 @@ def _from_hf(name: str, folder: pathlib.Path, model_type: str) -> Source:
             found = _json(folder / file)
             if file == PROCESSORS[0] and "image_processor" not in found:
                 continue
-            image = processing.from_hf(found, str(folder / file))
+            image = processing.from_hf(found, str(folder / file), model_type)
             break
-    words = tokenizing.find(folder)
+    words = tokenizing.find(folder, TOKENIZERS.get(model_type, ""))
     config = _json(folder / "config.json")
     if model_type == TIMM:
         image = processing.from_timm(config.get("pretrained_cfg") or {})
@@ -266,7 +274,7 @@ def _from_open_clip(name: str, folder: pathlib.Path) -> Source:
     size = config["model_cfg"].get("vision_cfg", {}).get("image_size", 224)
     size = size if isinstance(size, int) else size[0]
     image = processing.from_open_clip(config.get("preprocess_cfg") or {}, size, name)
-    words = tokenizing.find(folder)
+    words = tokenizing.find(folder, TOKENIZERS["clip"])
     return Source(name, folder, family, config, tensors, image, words, _missing(image, words))
 
 

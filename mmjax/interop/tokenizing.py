@@ -8,10 +8,11 @@ from typing import Any
 
 import tokenizers
 
-from mmjax.data.tokenizers.base import Tokenizer
+from mmjax.data.tokenizers.base import Tokenizer, read_whole
 from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer, guarded
 from mmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from mmjax.interop.errors import WeightsError, line
+from mmjax.interop.vocabularies import VOCABULARIES, made_of
 
 __all__ = ["FILES", "Words", "find", "open_file"]
 
@@ -58,6 +59,9 @@ def find(folder: pathlib.Path, kind: str = "") -> Words | None:
             return _from_json(folder / "tokenizer.json", settings)
         if pieces:
             return _from_pieces(folder / pieces, settings, siglip)
+        name = next((name for name in VOCABULARIES if (folder / name).is_file()), None)
+        if name is not None:
+            return _from_vocabulary(folder / name, settings, kind)
     except ValueError as error:
         raise WeightsError(str(error)) from None
     return None
@@ -107,9 +111,26 @@ def _token(settings: Mapping[str, Any], *roles: str) -> str | None:
 
 def _from_json(path: pathlib.Path, settings: Mapping[str, Any]) -> Words:
     """A tokenizer.json: its own template says what stands round a text."""
-    library = guarded(
-        lambda: tokenizers.Tokenizer.from_buffer(path.read_bytes()), f"{path} cannot be read"
-    )
+    return _from_content(read_whole(path), path, settings)
+
+
+def _from_vocabulary(path: pathlib.Path, settings: Mapping[str, Any], kind: str) -> Words:
+    """A bare vocabulary, as the class of its time reads it."""
+    built = {"vocab.txt": "Bert", "vocab.json": "CLIP"}[path.name]
+    if kind and not kind.startswith(built):
+        raise ValueError(
+            f"{path}: {kind} of a bare vocabulary is not built; save the folder's tokenizer.json "
+            "beside it, by AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+        )
+    roles = ("unk", "cls", "sep", "pad", "mask", "bos", "eos")
+    names = {role: _token(settings, f"{role}_token") for role in roles}
+    names["pad"] = names["pad"] or ("[PAD]" if built == "Bert" else "<|endoftext|>")
+    content = guarded(lambda: made_of(path, names, settings), f"{path} cannot be read")
+    return _from_content(content, path, {**settings, "pad_token": names["pad"]})
+
+
+def _from_content(content: bytes, path: pathlib.Path, settings: Mapping[str, Any]) -> Words:
+    library = guarded(lambda: tokenizers.Tokenizer.from_buffer(content), f"{path} cannot be read")
     library.no_truncation()
     library.no_padding()
     bare = guarded(lambda: library.encode("a", add_special_tokens=False).ids, str(path))
@@ -123,8 +144,9 @@ def _from_json(path: pathlib.Path, settings: Mapping[str, Any]) -> Words:
         )
     bos = library.id_to_token(framed[0]) if start else None
     eos = library.id_to_token(framed[-1]) if extra - start else None
-    made = HuggingFaceTokenizer(
-        path,
+    made = HuggingFaceTokenizer.of(
+        content,
+        str(path),
         bos or _present(library, _token(settings, "bos_token", "cls_token")),
         eos or _present(library, _token(settings, "eos_token", "sep_token")),
         _present(library, _token(settings, "pad_token")),

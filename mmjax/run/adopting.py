@@ -111,7 +111,7 @@ def _fill(config: ConfigDict, model: TwoTower, contract: Contract) -> None:
     words = {"bos": contract.bos, "eos": contract.eos, "cleaning": contract.text_cleaning}
     words["pad_id"] = contract.pad_id
     pictures = {"form": contract.resize, "interpolation": contract.interpolation}
-    pictures["resize_size"] = contract.resize_size
+    pictures |= {name: getattr(contract, name) for name in ("resize_size", "crop_rounding")}
     for node in _specs((config.data, config.eval_data)):
         kind = node.target.rpartition(":")[2]
         changes = {"Tokenize": words, "Resize": pictures}.get(kind, {})

@@ -120,25 +120,28 @@ def open_tokenizer(path: str | pathlib.Path, tokens: Mapping[str, str] | None = 
     """The tokenizer in a file, by its ending.
 
     Args:
-      path: a tokenizer.json, or a SentencePiece .model.
-      tokens: names of the 'bos_token', 'eos_token' and 'pad_token' of a tokenizer.json that calls
-        them otherwise than most; '' or a missing one looks for the usual names.
+      path: a tokenizer.json, a SentencePiece .model, or the vocab.txt or vocab.json of a published
+        folder without either.
+      tokens: names of the 'bos_token', 'eos_token' and 'pad_token' of a file that calls them
+        otherwise than most; '' or a missing one looks for the usual names.
 
     Raises:
       ConfigError: an unreadable file or an unknown ending.
     """
     from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer
     from mmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
+    from mmjax.interop import tokenizing
+    from mmjax.interop.vocabularies import VOCABULARIES
 
     path = pathlib.Path(path)
     named = {name: token for name, token in (tokens or {}).items() if token}
     try:
+        if path.name in VOCABULARIES and path.is_file():
+            return tokenizing.find(path.parent).tokenizer
         if path.suffix == ".json":
             return HuggingFaceTokenizer(str(path), **named)
         if path.suffix == ".model":
-            if named:
-                raise ValueError(f"a SentencePiece file names its own tokens; leave out {named}.")
-            return SentencePieceTokenizer(str(path))
+            return SentencePieceTokenizer(str(path), **named)
     except (OSError, ValueError) as error:
         raise ConfigError(f"tokenizer.path={str(path)!r}: {error}") from None
     raise ConfigError(

@@ -95,7 +95,8 @@ def keep_tokenizer(config: ConfigDict, folder: pathlib.Path) -> None:
     """Copies a tokenizer that was named into the workdir: who loads the weights needs it."""
     if not config.tokenizer.path:
         return
-    kept = f"tokenizer{pathlib.Path(config.tokenizer.path).suffix}"
+    is_pieces = pathlib.Path(config.tokenizer.path).suffix == ".model"
+    kept = "tokenizer.model" if is_pieces else "tokenizer.json"
     for other in set(TOKENIZERS) - {kept}:
         (folder / other).unlink(missing_ok=True)
     named_tokenizer(config).save(folder / kept)

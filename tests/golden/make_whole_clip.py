@@ -87,7 +87,7 @@ def main():
     model.save_pretrained(FOLDER)
     processor.save_pretrained(FOLDER)
     rng = np.random.default_rng(0)
-    sizes = ((40, 31), (24, 24), (9, 50), (61, 60))
+    sizes = ((40, 31), (24, 24), (9, 50), (61, 60), (24, 27))  # the last: an odd cut
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
     inputs = processor(
         text=list(TEXTS),

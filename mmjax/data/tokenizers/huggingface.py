@@ -73,6 +73,31 @@ class HuggingFaceTokenizer(Tokenizer):
     ):
         self._open(os.fspath(path), read_whole(path), bos_token, eos_token, pad_token)
 
+    @classmethod
+    def of(
+        cls,
+        content: bytes,
+        name: str,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        pad_token: str | None = None,
+    ) -> "HuggingFaceTokenizer":
+        """The tokenizer of a file's content.
+
+        Args:
+          content: of a tokenizer.json.
+          name: what to call it in errors.
+          bos_token: as of the class.
+          eos_token: as of the class.
+          pad_token: as of the class.
+
+        Raises:
+          ValueError: as of the class.
+        """
+        made = cls.__new__(cls)
+        made._open(name, content, bos_token, eos_token, pad_token)
+        return made
+
     def _open(self, name: str, content: bytes, *tokens: str | None) -> None:
         self._state = (name, content, *tokens)
         self._library = guarded(

@@ -15,6 +15,7 @@ from mmjax.data.transforms.header import MAX_PIXELS
 __all__ = ["FORMS", "INTERPOLATIONS", "Resize", "resize_fast"]
 
 FORMS = ("squash", "shortest", "longest")
+ROUNDINGS = {"even": round, "down": int}
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -79,12 +80,16 @@ class Resize:
       pad_value: grey level of the padding of 'longest', 0 to 255.
       resize_size: for 'squash' and 'shortest', the size that comes first, of which the centre is
         then cut out at `size`; 0 is `size` itself.
+      crop_rounding: where the centre begins when an odd number of pixels is left over: at the even
+        one of the two that are nearest ('even': torchvision, and so open_clip and timm) or at the
+        lower one ('down': transformers).
 
     Raises:
       ValueError: an argument out of range.
 
     Source: open_clip, src/open_clip/transform.py (image_transform, ResizeKeepRatio,
-    CenterCropOrPad); torchvision, Resize and CenterCrop, for 'shortest'.
+    CenterCropOrPad); torchvision, Resize and CenterCrop, for 'shortest'; transformers,
+    image_transforms.py (center_crop), for 'down'.
     """
 
     size: int
@@ -92,6 +97,7 @@ class Resize:
     interpolation: str = "bicubic"
     pad_value: int = 0
     resize_size: int = 0
+    crop_rounding: str = "even"
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -101,6 +107,10 @@ class Resize:
         if self.interpolation not in INTERPOLATIONS:
             allowed = ", ".join(INTERPOLATIONS)
             raise ValueError(f"Resize(interpolation={self.interpolation!r}): use one of {allowed}.")
+        if self.crop_rounding not in ROUNDINGS:
+            raise ValueError(
+                f"Resize(crop_rounding={self.crop_rounding!r}): use one of {', '.join(ROUNDINGS)}."
+            )
         if not 0 <= self.pad_value <= 255:
             raise ValueError(f"Resize(pad_value={self.pad_value}): give a grey level, 0 to 255.")
         if self.resize_size and (self.resize_size < self.size or self.form == "longest"):
@@ -139,8 +149,8 @@ class Resize:
             method = INTERPOLATIONS[self.interpolation]
             resized = np.array(picture.resize((width, height), method))
         if self.form == "shortest" or self.resize_size:
-            # Python's own rounding, to the even of two halves, is part of the published form.
-            top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+            rounded = ROUNDINGS[self.crop_rounding]
+            top, left = rounded((height - self.size) / 2), rounded((width - self.size) / 2)
             return resized[top : top + self.size, left : left + self.size]
         if self.form == "longest":
             padded = np.full((self.size, self.size, 3), self.pad_value, np.uint8)

@@ -122,11 +122,22 @@ def test_a_thread_of_a_picture_is_refused_where_its_short_side_would_blow_it_up(
         ({"size": 8, "form": "crop"}, "squash, shortest, longest"),
         ({"size": 8, "interpolation": "area"}, "bicubic"),
         ({"size": 8, "pad_value": 256}, "pad_value=256"),
+        ({"size": 8, "crop_rounding": "up"}, "even, down"),
     ],
 )
 def test_wrong_options_are_named_with_what_is_allowed(options, name):
     with pytest.raises(ValueError, match=name):
         Resize(**options)
+
+
+@pytest.mark.parametrize("odd", [1, 3, 5, 7])
+def test_an_odd_cut_begins_where_each_published_library_begins(odd):
+    image = photo(24, 24 + odd)
+    even = Resize(24, "shortest").apply(image)
+    down = Resize(24, "shortest", crop_rounding="down").apply(image)
+    np.testing.assert_array_equal(even, shortest(Image.fromarray(image), 24, None))  # torchvision
+    np.testing.assert_array_equal(down, image[:, odd // 2 :][:, :24])  # transformers
+    assert (even != down).any() == (odd % 4 == 3)
 
 
 @pytest.mark.parametrize("down", [0.4, 0.9, 1.0, 1.2, 1.7, 2.0, 2.5, 3.0, 3.7, 6.5])

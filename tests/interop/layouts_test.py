@@ -1,0 +1,149 @@
+"""Folders as they were published before today's files: plain numbers, bare vocabularies."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+import mmjax
+from mmjax.data.transforms.text import Tokenize
+from mmjax.interop import processing, tokenizing
+from mmjax.interop.tensors import WeightsError
+from mmjax.run.assembly import open_tokenizer
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+WHOLE = GOLDEN / "whole"
+LENGTH = 16
+
+
+def vocabulary_of(whole, folder):
+    """The vocabulary of a whole folder as the files of old."""
+    model = json.loads((WHOLE / whole / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    if "merges" not in model:
+        words = sorted(model["vocab"], key=model["vocab"].get)
+        (folder / "vocab.txt").write_text("".join(f"{w}\n" for w in words), encoding="utf-8")
+        return
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def numbers(words, texts):
+    tokenize = Tokenize(
+        words.tokenizer, LENGTH, words.bos, words.eos, cleaning=words.cleaning, allow_empty=True
+    )
+    return np.stack([tokenize.encode(text)[0] for text in texts])
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "old_tokenizers.npz") as file:
+        theirs = {name: file[name] for name in file.files}
+    return theirs, json.loads((WHOLE / "siglip_hf_texts.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("lower", None),
+        ("lower", {"do_lower_case": True, "tokenizer_class": "BertTokenizer"}),
+        ("cased", {"do_lower_case": False}),
+        ("accents", {"strip_accents": False}),
+    ],
+)
+def test_a_vocab_txt_makes_the_numbers_of_berts_own_class(kind, settings, golden, tmp_path):
+    theirs, texts = golden
+    vocabulary_of("align_hf", tmp_path)
+    if settings is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    words = tokenizing.find(tmp_path, "BertTokenizer")
+    np.testing.assert_array_equal(numbers(words, texts), theirs[f"bert_{kind}"])
+    assert (words.bos, words.eos, words.file) == (True, True, "vocab.txt")
+    assert words.tokenizer.special_tokens()["[SEP]"] == words.tokenizer.eos_id
+    again = open_tokenizer(tmp_path / "vocab.txt")  # as a run names it
+    assert again.fingerprint() == words.tokenizer.fingerprint()
+
+
+def test_a_vocab_json_with_merges_makes_the_numbers_of_clips_own_class(golden, tmp_path):
+    theirs, texts = golden
+    vocabulary_of("clip_hf", tmp_path)
+    words = tokenizing.find(tmp_path, "CLIPTokenizer")
+    np.testing.assert_array_equal(numbers(words, texts), theirs["clip"])
+    fresh = tokenizing.find(WHOLE / "clip_hf")
+    np.testing.assert_array_equal(numbers(words, texts), numbers(fresh, texts))
+
+
+def test_a_bare_vocabulary_of_another_kind_is_refused(tmp_path):
+    vocabulary_of("clip_hf", tmp_path)
+    with pytest.raises(WeightsError, match=r"GPT2Tokenizer .* is not built"):
+        tokenizing.find(tmp_path, "GPT2Tokenizer")
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    with pytest.raises(WeightsError, match=r"lacks <\|endoftext\|>"):
+        tokenizing.find(tmp_path, "CLIPTokenizer")
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(WeightsError, match=r"vocab\.json"):
+        tokenizing.find(tmp_path, "CLIPTokenizer")
+
+
+def test_special_tokens_come_from_their_own_file_where_no_other_names_them(tmp_path):
+    vocabulary_of("clip_hf", tmp_path)
+    told = {"pad_token": {"content": "!</w>"}, "eos_token": "<|endoftext|>"}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(told))
+    words = tokenizing.find(tmp_path, "CLIPTokenizer")
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
+    assert words.tokenizer.pad_id == vocabulary["!</w>"]
+
+
+def test_a_clip_folder_of_2021_is_the_one_of_today(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(WHOLE / "clip_hf" / name, tmp_path / name)
+    vocabulary_of("clip_hf", tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text('{"pad_token": "<|endoftext|>"}')
+    of_old = {
+        "crop_size": 24,
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "resample": 3,
+        "size": 24,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(of_old))
+    loaded, today = mmjax.load(tmp_path), mmjax.load(WHOLE / "clip_hf")
+    ours, theirs = loaded.contract, today.contract
+    assert ours == type(ours)(**{**vars(theirs), "tokenizer": ours.tokenizer})
+    texts = json.loads((WHOLE / "clip_hf_texts.json").read_text(encoding="utf-8"))
+    for made, wanted in zip(loaded.token_ids(texts).values(), today.token_ids(texts).values()):
+        np.testing.assert_array_equal(made, wanted)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "given", "wanted"),
+    [
+        ("clip", {"size": 24, "crop_size": 24}, {"resize": "shortest", "image_size": 24}),
+        ("clip", {}, {"resize": "shortest", "image_size": 224, "crop_rounding": "down"}),
+        ("siglip", {}, {"resize": "squash", "mean": (0.5,) * 3, "interpolation": "bicubic"}),
+        ("siglip", {"size": 24}, None),
+        ("vit", {"size": 24}, {"resize": "squash", "image_size": 24, "interpolation": "bilinear"}),
+        ("vit", {}, {"resize": "squash", "std": (0.5,) * 3}),
+        ("align", {"include_top": False}, {"image_size": 346, "resize": "squash"}),
+    ],
+)
+def test_what_a_processor_leaves_out_is_what_its_class_does(model_type, given, wanted):
+    if wanted is None:  # its own class takes the number for the shortest edge and cuts nothing
+        with pytest.raises(WeightsError, match="nothing is cut to a square"):
+            processing.from_hf(given, "preprocessor_config.json", model_type)
+        return
+    made = processing.from_hf(given, "preprocessor_config.json", model_type)
+    assert {name: made[name] for name in wanted} == wanted
+
+
+def test_pieces_take_the_names_that_a_published_folder_gives_them():
+    tokens = {"eos_token": "</s>", "pad_token": "</s>", "bos_token": ""}
+    words = open_tokenizer(WHOLE / "siglip_hf" / "spiece.model", tokens)
+    assert (words.bos_id, words.eos_id, words.pad_id) == (None, 1, 1)
+    assert mmjax.load(WHOLE / "siglip_hf").tokenizer.pad_id == 1
