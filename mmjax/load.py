@@ -33,8 +33,9 @@ from mmjax.interop.tensors import WeightsError
 from mmjax.interop.tokenizing import FILES, open_file
 from mmjax.parallel.layout import lay_out
 from mmjax.preprocess import Contract
-from mmjax.training.checkpoint import find_checkpoint, restore_params
+from mmjax.training.checkpoint import find_checkpoint
 from mmjax.training.home import local_source
+from mmjax.training.streaming import stream_params
 
 __all__ = ["load"]
 
@@ -126,16 +127,11 @@ def _ours(
     config = from_json((folder / "config.json").read_text(encoding="utf-8"))
     model = build(config.model, allow)
     place, kind = _placing(mesh), _kind(dtype)
-    trees = restore_params(folder, "ema" if ema else "params")
-    variables = {}
-    for collection, tree in zip(("params", "batch_stats"), trees, strict=True):
-        tree = {key: value for key, value in tree.items() if key != "objectives"}
-        flat = {
-            path: place(f"{collection}/{path}", np.asarray(x, kind(x.shape)))
-            for path, x in paths.flatten(tree).items()
-        }
-        if flat:
-            variables[collection] = paths.unflatten(flat)
+    flat: dict[str, dict[str, Any]] = {}
+    for collection, path, array in stream_params(folder, "ema" if ema else "params", kind):
+        flat.setdefault(collection, {})[path] = place(f"{collection}/{path}", array)
+        del array
+    variables = {collection: paths.unflatten(found) for collection, found in flat.items()}
     contract = Contract.from_json((folder / "preprocess.json").read_text(encoding="utf-8"))
     file = next((folder / file for file in FILES if (folder / file).is_file()), None)
     tokenizer = file and open_file(file, dict(config.get("tokenizer") or {}))

@@ -180,6 +180,14 @@ def test_input(cache):
     assert line["pipeline_over_bare"] > 0
 
 
+def test_load_weights(cache):
+    lines, _ = run(cache, "benchmarks/load_weights.py", "--size", "tiny", "--turns", "1")
+    assert [line["form"] for line in lines] == ["published", "workdir"]
+    for line in lines:
+        assert line["bytes"] == lines[0]["bytes"] > 4 * line["largest_array_bytes"]
+        assert line["time_over_copy"]["median"] > 0
+
+
 def test_step_gpu_goes_through_its_trial(cache, tmp_path):
     options = ["--sides", "ours", "--smallest", "8", "--largest", "16", "--turns", "1"]
     options += ["--device=cpu", "--trial", f"--profile={tmp_path}"]

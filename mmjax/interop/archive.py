@@ -16,7 +16,7 @@ from jax import dtypes
 from numpy.lib import format as npy
 
 from mmjax.interop.errors import WeightsError, line
-from mmjax.interop.shard import aligned
+from mmjax.parallel.cpu import aligned
 
 __all__ = ["Archive"]
 

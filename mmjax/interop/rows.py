@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from mmjax.interop.forms import SAME, Form
-from mmjax.interop.shard import aligned
 from mmjax.interop.tensors import Tensors, WeightsError
+from mmjax.parallel.cpu import aligned
 
 __all__ = ["Aside", "Read", "Row", "Table", "Tied", "gradients", "layers", "read", "write"]
 

@@ -19,8 +19,9 @@ import numpy as np
 from jax import dtypes
 
 from mmjax.interop.errors import WeightsError, line
+from mmjax.parallel.cpu import aligned
 
-__all__ = ["Shard", "aligned"]
+__all__ = ["Shard"]
 
 LARGEST_HEADER = 100_000_000  # bytes, as in the original
 MOST_AXES = 16
@@ -39,15 +40,6 @@ TYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-ALIGNMENT = 64  # bytes; a CPU device of JAX takes such memory as it is, without a copy
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array with nothing in it yet, which a CPU device takes over without a copy."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True)

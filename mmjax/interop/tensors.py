@@ -26,7 +26,7 @@ __all__ = [
     "save_safetensors",
 ]
 
-PIECE = 1 << 20  # numbers
+PIECE = 1 << 18  # numbers
 INDEX = "model.safetensors.index.json"
 
 

@@ -1,12 +1,15 @@
-"""What makes a step fast where one CPU is the only device."""
+"""Memory on a CPU: what makes a step fast where it is the only device, and a load frugal."""
 
 import ctypes
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
+from typing import Any
 
 import jax
+import numpy as np
 
 from mmjax.parallel.place import find_place
 
@@ -14,6 +17,24 @@ from mmjax.parallel.place import find_place
 _MMAP_MAX, _TOP_PAD, _TRIM_THRESHOLD = -4, -2, -1
 _PAD_BYTES = 1 << 28
 _NEVER = (1 << 31) - 1
+_ALIGNMENT = 64  # bytes, of what XLA's CPU client takes without a copy
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array with nothing in it yet, which `jax.device_put` makes one of a CPU without a copy.
+
+    Whoever puts it there must not write into it afterwards.
+
+    Args:
+      shape: its shape.
+      dtype: its element type.
+
+    Source: XLA, xla/pjrt/cpu/cpu_client.cc and xla/cpu_function_runtime.h (MinAlign).
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def keep_freed_memory() -> bool:

@@ -14,13 +14,14 @@ import logging
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from mmjax import paths
+from mmjax.parallel.cpu import aligned
 from mmjax.training import manifest
 from mmjax.typing import PyTree
 
@@ -135,6 +136,39 @@ def read_numpy(folder: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
         return {}
     found = _restore(folder, chosen, lambda _: _orbax().RestoreArgs(restore_type=np.ndarray))
     return {name.removeprefix(start): np.asarray(found[name]) for name in chosen}
+
+
+def shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of all that a folder holds; nothing of the arrays is read."""
+    return {name: tuple(leaf.shape) for name, leaf in _described(folder).items()}
+
+
+def stream(
+    folder: pathlib.Path, wanted: Mapping[str, tuple[tuple[int, ...], Any]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(path, array) of parts of a state, one after the other.
+
+    Nothing but the array itself and what is read of its file is in memory for it; Orbax's own
+    restore keeps about three times an array, and looks at the whole folder again for each.
+
+    Args:
+      folder: what `write` and `finalize` made.
+      wanted: {path: (shape, element type in which it is wanted)}; it is there, as of `shapes`.
+
+    Raises:
+      ValueError: an array cannot be read.
+    """
+    import tensorstore as ts
+
+    base = {"driver": "ocdbt", "base": f"{folder.absolute().as_uri()}/"}
+    for name, (shape, kind) in wanted.items():
+        kvstore = {**base, "path": name.replace("/", ".") + "/"}
+        stored = ts.open({"driver": "zarr", "kvstore": kvstore}, open=True, read=True).result()
+        made = aligned(shape, kind)
+        dtype = ts.dtype(made.dtype)
+        source = stored if stored.dtype == dtype else ts.cast(stored, dtype)
+        ts.array(made, copy=False, write=True).write(source).result()
+        yield name, made
 
 
 def _restore(
