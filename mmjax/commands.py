@@ -20,7 +20,8 @@ def add(commands: Any) -> None:
     weights.add_argument("--format", default="hf", help="hf, open_clip or big_vision")
     weights.add_argument("--step", type=int, default=None, help="by default the newest")
     weights.add_argument("--ema", action="store_true", help="the moving average")
-    weights.add_argument("--overwrite", action="store_true", help="replace what is there")
+    weights.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    weights.add_argument("--allow", default="", help="text_cleaning: lose it where it is lost")
     weights.set_defaults(run=_export)
     parity = commands.add_parser("parity", help="compare a model of ours with its reference")
     parity.add_argument("ours", help="anything that mmjax.load takes, or a fixture's folder")
@@ -38,7 +39,8 @@ def _export(known: argparse.Namespace) -> int:
     load = importlib.import_module("mmjax.load").load
     export_weights = importlib.import_module("mmjax.interop.export").export_weights
     loaded = load(known.source, step=known.step, ema=known.ema)
-    files = export_weights(loaded, known.out, known.format, known.overwrite)
+    allow = tuple(one for one in known.allow.split(",") if one)
+    files = export_weights(loaded, known.out, known.format, known.overwrite, allow)
     print(f"{known.out}: {', '.join(files)}")
     return 0
 

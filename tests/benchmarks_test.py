@@ -188,6 +188,13 @@ def test_load_weights(cache):
         assert line["time_over_copy"]["median"] > 0
 
 
+def test_encode_goes_through_its_trial(cache):
+    options = ["--trial", "--sides", "ours", "--batch", "3", "--turns", "1"]
+    (line,), _ = run(cache, "benchmarks/encode.py", *options, "--block-seconds", "0.01")
+    for kind in ("image", "text"):
+        assert line[kind]["ours"]["per_second"] > 0
+
+
 def test_step_gpu_goes_through_its_trial(cache, tmp_path):
     options = ["--sides", "ours", "--smallest", "8", "--largest", "16", "--turns", "1"]
     options += ["--device=cpu", "--trial", f"--profile={tmp_path}"]

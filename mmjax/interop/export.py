@@ -1,6 +1,5 @@
 """A model of ours as a folder that Hugging Face, open_clip or big_vision load."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -8,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import tokenizers
 
 from mmjax import paths
 from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer
@@ -18,8 +16,24 @@ from mmjax.interop.loaded import Loaded
 from mmjax.interop.rows import write
 from mmjax.interop.sources import MODEL_TYPES, OPEN_CLIP, family_named
 from mmjax.interop.tensors import Arrays, WeightsError, save_safetensors
+from mmjax.interop.tokenizer_files import Save, json_file, tokenizer_files
 
-__all__ = ["FORMATS", "export_weights", "published"]
+__all__ = ["ALLOWED", "FORMATS", "export_weights", "published"]
+
+# Endings of what a config says of training alone, which our model does not know.
+TRAINING = ("dropout", "dropout_prob", "logit_scale_init_value")
+ALLOWED = ("text_cleaning",)  # what may be left out on request
+# Names of every file that an export writes into a folder.
+WRITTEN = (
+    "config.json",
+    "model.safetensors",
+    OPEN_CLIP,
+    "open_clip_model.safetensors",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "spiece.model",
+)
 
 # {model_type: name of the processor for pictures}
 PROCESSORS = {
@@ -40,7 +54,11 @@ PROCESSOR_CLASSES = {
 
 
 def export_weights(
-    loaded: Loaded, out: str | os.PathLike[str], form: str, overwrite: bool = False
+    loaded: Loaded,
+    out: str | os.PathLike[str],
+    form: str,
+    overwrite: bool = False,
+    allow: tuple[str, ...] = (),
 ) -> list[str]:
     """Writes a folder (or for big_vision a .npz) that the format's own library loads.
 
@@ -48,7 +66,9 @@ def export_weights(
       loaded: of `mmjax.load`.
       out: a folder that is not there yet, or is empty; for 'big_vision' a file.
       form: 'hf', 'open_clip' or 'big_vision'.
-      overwrite: replace what is there.
+      overwrite: replace what an export wrote there before.
+      allow: what may be lost: 'text_cleaning', where the other library cleans texts otherwise. Then
+        texts with HTML entities or wrongly decoded letters get other tokens there.
 
     Returns:
       The names of the files.
@@ -59,11 +79,12 @@ def export_weights(
     """
     if form not in FORMATS:
         raise WeightsError(f"--format={form!r} is none of {', '.join(FORMATS)}.")
+    unknown = sorted(set(allow) - set(ALLOWED))
+    if unknown:
+        raise WeightsError(f"--allow={unknown[0]}: {', '.join(ALLOWED)} may be left out.")
     out = pathlib.Path(out)
-    there = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if there and not overwrite:
-        raise WeightsError(f"{out} is there already; give another place, or --overwrite.")
-    made = FORMATS[form](loaded, out)  # whatever cannot be expressed is found before writing
+    there = _replaced(out, form, overwrite)
+    made = FORMATS[form](loaded, out, allow)  # what cannot be expressed is found before writing
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
@@ -75,21 +96,35 @@ def export_weights(
             out.parent.mkdir(parents=True, exist_ok=True)
             os.replace(part / next(iter(made)), out)
         else:
-            if out.exists():
+            if out.is_dir():  # empty
                 out.rmdir()
+            else:
+                out.unlink(missing_ok=True)
             os.replace(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return list(made)
 
 
-Save = Callable[[pathlib.Path], None]
+def _replaced(out: pathlib.Path, form: str, overwrite: bool) -> bool:
+    """Whether something is there, which may be replaced.
 
-
-def _text(value: Mapping[str, Any]) -> Save:
-    """Saves an object as JSON."""
-    content = json.dumps(value, indent=2, sort_keys=True) + "\n"
-    return lambda path: path.write_text(content, encoding="utf-8") and None
+    Raises:
+      WeightsError: it may not.
+    """
+    if form == "big_vision" and out.suffix != ".npz":
+        raise WeightsError(f"{out}: big_vision keeps weights in one file; give OUT.npz.")
+    there = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if there and not overwrite:
+        raise WeightsError(f"{out} is there already; give another place, or --overwrite.")
+    if out.is_dir():
+        others = sorted(one.name for one in out.iterdir() if one.name not in WRITTEN)
+        if others or form == "big_vision":
+            raise WeightsError(
+                f"{out} is a folder that no export wrote; it holds {', '.join(others[:3])}. Give "
+                "another place."
+            )
+    return there
 
 
 def _arrays(loaded: Loaded, family: Family) -> dict[str, np.ndarray]:
@@ -104,22 +139,23 @@ def published(loaded: Loaded, family: Family) -> Arrays:
     return Arrays(_arrays(loaded, family), loaded.origin.source)
 
 
-def _hf(loaded: Loaded, out: pathlib.Path) -> dict[str, Save]:
+def _hf(loaded: Loaded, out: pathlib.Path, allow: tuple[str, ...]) -> dict[str, Save]:
     del out
     model_type, family, config = _hf_family(loaded)
     if loaded.origin.family == family.name:  # what their config says besides
         config = _under(loaded.origin.config, config)
     arrays = _arrays(loaded, family)
     made = {
-        "config.json": _text(config),
+        "config.json": json_file(config),
         "model.safetensors": lambda path: save_safetensors(path, arrays),
     }
     if "image" not in loaded.missing and model_type in PROCESSORS:
         picture = processing.to_hf(loaded.contract, PROCESSORS[model_type])
         if model_type in PROCESSOR_CLASSES:
             picture["processor_class"] = PROCESSOR_CLASSES[model_type]
-        made["preprocessor_config.json"] = _text(picture)
-    return {**made, **_tokenizer(loaded, PROCESSOR_CLASSES.get(model_type))}
+        made["preprocessor_config.json"] = json_file(picture)
+    _check_cleaning(loaded, ("none", "siglip"), allow)
+    return {**made, **tokenizer_files(loaded, PROCESSOR_CLASSES.get(model_type))}
 
 
 def _hf_family(loaded: Loaded) -> tuple[str, Family, dict[str, Any]]:
@@ -141,35 +177,46 @@ def _hf_family(loaded: Loaded) -> tuple[str, Family, dict[str, Any]]:
 
 
 def _under(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Their config with our values in it."""
+    """Their config with our values in it, but for how they train."""
     made = {key: value for key, value in theirs.items() if not key.endswith("_config_dict")}
     for key, value in ours.items():
         below = made.get(key)
+        if key in made and key.endswith(TRAINING):
+            continue
         both = isinstance(value, Mapping) and isinstance(below, Mapping)
         made[key] = _under(below, value) if both else value
     return made
 
 
-def _open_clip(loaded: Loaded, out: pathlib.Path) -> dict[str, Save]:
+def _open_clip(loaded: Loaded, out: pathlib.Path, allow: tuple[str, ...]) -> dict[str, Save]:
     del out
     family = family_named("open_clip")
     try:
         config = family.expressed(loaded.model)
+    except WeightsError as error:
+        raise WeightsError(f"{error} Of open_clip its CLIP is built, not CustomTextCLIP.") from None
     except (AttributeError, TypeError, StopIteration) as error:
         raise WeightsError(f"the format open_clip is of another kind of model: {error}") from None
+    if loaded.tokenizer is not None and not isinstance(loaded.tokenizer, HuggingFaceTokenizer):
+        raise WeightsError(
+            "the format open_clip cannot express this model: its tokenizer is of SentencePiece, "
+            "not a tokenizer.json."
+        )
+    _check_cleaning(loaded, ("clip",), allow)
     if loaded.origin.family == family.name:
         config = _under(loaded.origin.config, config)
     if "image" not in loaded.missing:
         config["preprocess_cfg"] = processing.to_open_clip(loaded.contract)
     arrays = _arrays(loaded, family)
     made = {
-        OPEN_CLIP: _text(config),
+        OPEN_CLIP: json_file(config),
         "open_clip_model.safetensors": lambda path: save_safetensors(path, arrays),
     }
-    return {**made, **_tokenizer(loaded, None, cleans=True)}
+    return {**made, **tokenizer_files(loaded, None)}
 
 
-def _big_vision(loaded: Loaded, out: pathlib.Path) -> dict[str, Save]:
+def _big_vision(loaded: Loaded, out: pathlib.Path, allow: tuple[str, ...]) -> dict[str, Save]:
+    del allow
     family = family_named("big_vision")
     try:
         family.expressed(loaded.model)
@@ -184,60 +231,20 @@ def _big_vision(loaded: Loaded, out: pathlib.Path) -> dict[str, Save]:
     return {out.name: save}
 
 
-FORMATS: dict[str, Callable[[Loaded, pathlib.Path], dict[str, Save]]] = {
+FORMATS: dict[str, Callable[[Loaded, pathlib.Path, tuple[str, ...]], dict[str, Save]]] = {
     "hf": _hf,
     "open_clip": _open_clip,
     "big_vision": _big_vision,
 }
 
 
-def _tokenizer(loaded: Loaded, processor: str | None, cleans: bool = False) -> dict[str, Save]:
-    """The tokenizer's files, with the tokens that stand round a text in them."""
-    tokenizer, contract = loaded.tokenizer, loaded.contract
-    if tokenizer is None:
-        return {}
-    cleaning = contract.text_cleaning
-    if cleaning not in (("none", "lower", "clip") if cleans else ("none", "siglip")):
-        raise WeightsError(
-            f"preprocess.text_cleaning={cleaning!r} has no counterpart in a tokenizer's files; "
-            "train with 'none', or clean the captions before."
-        )
-    names = {number: name for name, number in tokenizer.special_tokens().items()}
-    wanted = {"pad_token": contract.pad_id}
-    if contract.bos or tokenizer.bos_id is not None:
-        wanted["bos_token"] = tokenizer.bos_id
-    if contract.eos or tokenizer.eos_id is not None:
-        wanted["eos_token"] = tokenizer.eos_id
-    settings: dict[str, Any] = {
-        role: names[number] for role, number in wanted.items() if number in names
-    }
-    settings |= {"model_max_length": contract.sequence_length, "padding_side": "right"}
-    if processor:
-        settings["processor_class"] = processor
-    if not isinstance(tokenizer, HuggingFaceTokenizer):
-        settings["tokenizer_class"] = "SiglipTokenizer" if cleaning == "siglip" else "T5Tokenizer"
-        return {"tokenizer_config.json": _text(settings), "spiece.model": tokenizer.save}
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    content = _framed(tokenizer, contract.bos, contract.eos)
-    return {
-        "tokenizer_config.json": _text(settings),
-        "tokenizer.json": lambda path: path.write_text(content, encoding="utf-8") and None,
-    }
-
-
-def _framed(tokenizer: HuggingFaceTokenizer, bos: bool, eos: bool) -> str:
-    """The tokenizer.json, whose own template puts the special tokens round a text."""
-    library = tokenizers.Tokenizer.from_buffer(tokenizer.content())
-    bare = library.encode("a", add_special_tokens=False).ids
-    framed = library.encode("a", add_special_tokens=True).ids
-    first = [tokenizer.need("bos")] if bos else []
-    last = [tokenizer.need("eos")] if eos else []
-    if framed == first + bare + last:  # as it came
-        return tokenizer.content().decode()
-    names = {number: name for name, number in tokenizer.special_tokens().items()}
-    parts = [names[n] for n in first] + ["$A"] + [names[n] for n in last]
-    special = [(names[number], number) for number in first + last]
-    library.post_processor = tokenizers.processors.TemplateProcessing(
-        single=" ".join(parts), special_tokens=special
+def _check_cleaning(loaded: Loaded, does: tuple[str, ...], allow: tuple[str, ...]) -> None:
+    """Raises WeightsError where the library cleans texts otherwise than the model's contract."""
+    cleaning = loaded.contract.text_cleaning
+    if loaded.tokenizer is None or cleaning in does or "text_cleaning" in allow:
+        return
+    raise WeightsError(
+        f"the format cannot express preprocess.text_cleaning={cleaning!r}: the library that reads "
+        f"it does {' or '.join(map(repr, does))}. --allow=text_cleaning writes it all the same; "
+        "then texts with HTML entities or wrongly decoded letters get other tokens there."
     )
-    return library.to_str(pretty=True)

@@ -60,6 +60,8 @@ TEXT = {
     "proj_type": ("linear",),
     "proj_bias": (False,),
     "hf_model_name": (None, ""),
+    "hf_tokenizer_name": (None, ""),  # which cleans and fills up otherwise than open_clip's own
+    "tokenizer_kwargs": (None, {}),
     "act_kwargs": (None, {}),
     "norm_kwargs": (None, {}),
     "attn_type": (None,),

@@ -1,0 +1,226 @@
+"""What `export` writes: the names, config and files that the other library reads, no others."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import mmjax
+from mmjax import paths
+from mmjax.__main__ import main
+from mmjax.interop.export import export_weights
+from mmjax.interop.tensors import WeightsError
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+WHOLE = GOLDEN / "whole"
+FORMAT = {
+    "align_hf": "hf",
+    "chinese_clip_hf": "hf",
+    "clip_hf": "hf",
+    "open_clip": "open_clip",
+    "siglip_hf": "hf",
+}
+ANYWAY = ("text_cleaning",)
+
+
+@pytest.fixture(scope="module", params=FORMAT)
+def whole(request, tmp_path_factory):
+    """(name, loaded, the folder that it was written to)."""
+    loaded = mmjax.load(WHOLE / request.param)
+    out = tmp_path_factory.mktemp("export") / "deep" / request.param
+    export_weights(loaded, out, FORMAT[request.param])
+    return request.param, loaded, out
+
+
+def weights_of(folder):
+    return next(pathlib.Path(folder).glob("*.safetensors"))
+
+
+def texts_of(name):
+    return json.loads((WHOLE / f"{name}_texts.json").read_text(encoding="utf-8"))
+
+
+def same_arrays(one, other):
+    ours, theirs = paths.flatten(one.variables), paths.flatten(other.variables)
+    assert ours.keys() == theirs.keys()
+    for path, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[path], strict=True)
+
+
+def same_where_both_speak(ours, theirs):
+    # hidden_dim of ALIGN is the side of a window that is as large as the picture or larger.
+    for key in (ours.keys() & theirs.keys()) - {"hidden_dim"}:
+        if isinstance(ours[key], dict) and isinstance(theirs[key], dict):
+            same_where_both_speak(ours[key], theirs[key])
+        else:
+            assert ours[key] == theirs[key], key
+
+
+def test_a_second_read_is_bit_equal(whole):
+    _, loaded, out = whole
+    again = mmjax.load(out)
+    assert again.model == loaded.model
+    same_arrays(again, loaded)
+
+
+def test_names_and_arrays_are_those_of_the_published_file(whole):
+    name, _, out = whole
+    ours, theirs = load_file(weights_of(out)), load_file(weights_of(WHOLE / name))
+    assert weights_of(out).name == weights_of(WHOLE / name).name
+    assert ours.keys() == theirs.keys()
+    for key, array in theirs.items():
+        np.testing.assert_array_equal(ours[key], array, strict=True)
+    with safe_open(weights_of(out), "numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_the_config_says_what_the_published_one_says(whole):
+    name, _, out = whole
+    file = "open_clip_config.json" if name == "open_clip" else "config.json"
+    ours, theirs = (json.loads((at / file).read_text()) for at in (out, WHOLE / name))
+    same_where_both_speak(
+        {**ours, "preprocess_cfg": {**ours.get("preprocess_cfg", {}), "size": [24, 24]}}, theirs
+    )
+    if name != "open_clip":
+        assert ours["architectures"] == theirs["architectures"]
+        assert ours["model_type"] == theirs["model_type"]
+
+
+def test_processor_and_tokenizer_come_back_as_the_same_contract(whole):
+    name, loaded, out = whole
+    again = mmjax.load(out)
+    assert again.contract == loaded.contract
+    assert not again.missing
+    for made, wanted in zip(
+        again.token_ids(texts_of(name)).values(), loaded.token_ids(texts_of(name)).values()
+    ):
+        np.testing.assert_array_equal(made, wanted)
+
+
+def test_a_tokenizer_has_its_own_template_and_names(whole):
+    name, loaded, out = whole
+    told = json.loads((out / "tokenizer_config.json").read_text())
+    assert told["model_max_length"] == loaded.contract.sequence_length
+    if name != "siglip_hf":
+        made = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
+        assert made["post_processor"] is not None
+        assert told["tokenizer_class"] == "PreTrainedTokenizerFast"
+    else:
+        assert told["tokenizer_class"] == "SiglipTokenizer"
+        assert (out / "spiece.model").read_bytes() == (WHOLE / name / "spiece.model").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "form"), [("clip_hf", "open_clip"), ("open_clip", "hf")])
+def test_between_the_two_libraries_arrays_go_over_and_cleaning_only_on_request(
+    name, form, tmp_path
+):
+    loaded = mmjax.load(WHOLE / name)
+    with pytest.raises(WeightsError, match=r"text_cleaning=.* --allow=text_cleaning"):
+        export_weights(loaded, tmp_path / "out", form)
+    assert not list(tmp_path.iterdir())
+    export_weights(loaded, tmp_path / "out", form, allow=ANYWAY)
+    again = mmjax.load(tmp_path / "out")
+    same_arrays(again, loaded)
+    assert again.contract.text_cleaning != loaded.contract.text_cleaning
+    plain = ["a photo of a cat", "The DOG, two   trees"]
+    np.testing.assert_allclose(again.encode_text(plain), loaded.encode_text(plain), atol=2e-5)
+
+
+def test_what_a_format_cannot_express_is_listed_and_nothing_is_written(tmp_path):
+    loaded = mmjax.load(WHOLE / "siglip_hf")
+    with pytest.raises(WeightsError) as refused:
+        export_weights(loaded, tmp_path / "out", "open_clip")
+    for field in ("image.pooling='attention'", "text.pooling='last'", "bias_init=-10.0"):
+        assert field in str(refused.value)
+    assert "CustomTextCLIP" in str(refused.value)
+    for name in ("align_hf", "clip_hf"):
+        with pytest.raises(WeightsError, match="big_vision"):
+            export_weights(mmjax.load(WHOLE / name), tmp_path / "out.npz", "big_vision")
+    with pytest.raises(WeightsError, match="hf, open_clip, big_vision"):
+        export_weights(loaded, tmp_path / "out", "onnx")
+    with pytest.raises(WeightsError, match="text_cleaning may be left out"):
+        export_weights(loaded, tmp_path / "out", "hf", allow=("mean",))
+    assert not list(tmp_path.iterdir())
+
+
+def test_big_vision_takes_siglip_and_gives_it_back(tmp_path):
+    loaded = mmjax.load(WHOLE / "siglip_hf")
+    with pytest.raises(WeightsError, match=r"OUT\.npz"):
+        export_weights(loaded, tmp_path / "out", "big_vision")
+    assert export_weights(loaded, tmp_path / "new" / "out.npz", "big_vision") == ["out.npz"]
+    shutil.copy(WHOLE / "siglip_hf" / "spiece.model", tmp_path / "new")
+    again = mmjax.load(tmp_path / "new" / "out.npz")
+    same_arrays(again, loaded)
+    assert again.contract == loaded.contract
+    texts = texts_of("siglip_hf")
+    np.testing.assert_array_equal(
+        again.token_ids(texts)["token_ids"], loaded.token_ids(texts)["token_ids"]
+    )
+    export_weights(again, tmp_path / "back", "hf")
+    same_arrays(mmjax.load(tmp_path / "back"), loaded)
+
+
+def test_only_an_earlier_export_is_replaced_and_only_on_request(tmp_path):
+    loaded = mmjax.load(WHOLE / "clip_hf")
+    out = tmp_path / "out"
+    out.mkdir()
+    export_weights(loaded, out, "hf")  # empty, so it is as if it were not there
+    (out / "tokenizer.json").write_text("{}")
+    with pytest.raises(WeightsError, match="--overwrite"):
+        export_weights(loaded, out, "hf")
+    assert (out / "tokenizer.json").read_text() == "{}"
+    export_weights(loaded, out, "hf", overwrite=True)
+    assert mmjax.load(out).contract == loaded.contract
+    (out / "thesis.tex").write_text("a year of work")
+    with pytest.raises(WeightsError, match=r"holds thesis\.tex"):
+        export_weights(loaded, out, "hf", overwrite=True)
+    assert (out / "thesis.tex").exists()
+    (tmp_path / "file").write_text("")
+    export_weights(loaded, tmp_path / "file", "hf", overwrite=True)
+    assert {one.name for one in tmp_path.iterdir()} == {"out", "file"}  # no leftovers
+
+
+def test_half_precision_is_written_as_it_is_kept(tmp_path):
+    loaded = mmjax.load(WHOLE / "clip_hf", dtype="bfloat16")
+    export_weights(loaded, tmp_path / "out", "hf")
+    again = mmjax.load(tmp_path / "out", dtype="bfloat16")
+    for one, other in zip(jax.tree.leaves(again.params), jax.tree.leaves(loaded.params)):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(np.asarray(one, "f4"), np.asarray(other, "f4"))
+
+
+def test_the_commands_exit_status_says_what_happened(tmp_path, capsys):
+    source, out = str(WHOLE / "clip_hf"), str(tmp_path / "out")
+    assert main(["export", "weights", source, out]) == 0
+    assert "model.safetensors" in capsys.readouterr().out
+    for arguments, told in (
+        ([source, out], "--overwrite"),
+        ([source, f"{out}2", "--format=onnx"], "onnx"),
+        ([source, f"{out}2", "--format=open_clip"], "text_cleaning"),
+        ([str(tmp_path / "absent"), f"{out}2"], "no such file"),
+    ):
+        assert main(["export", "weights", *arguments]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+        assert told in said
+        assert len(said.splitlines()) == 1
+    assert main(["export", "weights", source, out, "--overwrite"]) == 0
+    again = ["export", "weights", source, f"{out}2", "--format=open_clip", "--allow=text_cleaning"]
+    assert main(again) == 0
+
+
+def test_parity_ends_with_one_where_a_weight_is_another(tmp_path, capsys):
+    fixture = GOLDEN / "published" / "vit"
+    assert main(["parity", str(fixture), str(fixture)]) == 0
+    other = tmp_path / "vit"
+    shutil.copytree(fixture, other)
+    state = load_file(other / "state.safetensors")
+    name = next(name for name in state if name.endswith("patch_embeddings.projection.bias"))
+    save_file({**state, name: state[name] + 1}, other / "state.safetensors")
+    assert main(["parity", str(other), str(fixture)]) == 1
+    assert "BAD" in capsys.readouterr().out
