@@ -67,6 +67,42 @@ WORDS: dict[str, Word] = {
     "text_mask": Word(
         "batch length", "bool", "True where token_ids is a real token", "the Tokenize transform"
     ),
+    "token_type": Word(
+        "batch length",
+        "int32",
+        "which kind of text a token is of, such as first and second sentence",
+        "a source whose records hold 'token_type'",
+    ),
+    "image_mask": Word(
+        "batch height width",
+        "bool",
+        "True where image is no padding",
+        "a source whose records hold 'image_mask' beside pictures padded to one size",
+    ),
+    "regions": Word(
+        "batch regions region_features",
+        "float32",
+        "features of a picture's regions, made by a detector or as cells of a grid",
+        "a source whose records hold 'regions'",
+    ),
+    "region_mask": Word(
+        "batch regions",
+        "bool",
+        "True where regions is no padding",
+        "a source whose records hold 'regions'",
+    ),
+    "region_types": Word(
+        "batch regions",
+        "int32",
+        "which kind of region it is, such as of the first and of the second picture",
+        "a source whose records hold 'region_types'",
+    ),
+    "region_words": Word(
+        "batch regions aligned",
+        "int32",
+        "places in the text of the words that name a region, -1 for none",
+        "a source whose records hold 'region_words'",
+    ),
     "image_features": Word(
         "batch image_features",
         "float32",

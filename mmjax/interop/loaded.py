@@ -33,7 +33,11 @@ __all__ = ["Loaded", "Origin"]
 
 LARGEST = 64  # rows that go through the model at once
 METHODS = {"image": "encode_image", "text": "encode_text"}
-TAKEN = {"image": {"image", "patches"}, "text": {"token_ids"}}  # one of these is taken
+# What can be made of pictures and of texts; a method that needs more is not called here.
+MADE = {
+    "image": ({"image"}, {"patches", "patch_mask", "patch_grid"}),
+    "text": ({"token_ids", "text_mask"},),
+}
 
 Picture = Any  # a PIL picture, an array [height, width, 3] of uint8, a path, or a file's bytes
 
@@ -241,11 +245,10 @@ class Loaded:
 
     def _method(self, kind: str) -> str | None:
         """The model's method that takes pictures or texts."""
-        others = TAKEN["text" if kind == "image" else "image"]
         for method in (METHODS[kind], "encode", "__call__"):
             if hasattr(type(self.model), method):
                 takes = set(words_of(self.model, method))
-                if takes & TAKEN[kind] and not takes & others:
+                if takes and any(takes <= made for made in MADE[kind]):
                     return method
         return None
 

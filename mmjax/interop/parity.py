@@ -43,6 +43,17 @@ RUNNERS = {
     "transformers.models.vit.modeling_vit.ViTModel": "vit",
     "transformers.models.vit.modeling_vit.ViTForImageClassification": "vit",
 }
+VISUALBERT = "transformers.models.visual_bert.modeling_visual_bert.VisualBert"
+RUNNERS |= {
+    f"{VISUALBERT}{name}": "visualbert"
+    for name in (
+        "Model",
+        "ForPreTraining",
+        "ForQuestionAnswering",
+        "ForRegionToPhraseAlignment",
+        "ForVisualReasoning",
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,9 +63,12 @@ class Bert(nn.Module):
     attention: str = "auto"
 
     def setup(self):
-        """Makes the token table, which a masked-LM head reads too."""
+        """Makes the tables, which heads and towers over more than texts read too."""
         init = nn.initializers.normal(0.02)
         self.token_embedding = self.param("token_embedding", init, (self.vocab_size, self.dim))
+        self.position_embedding = self.param("position_embedding", init, (self.length, self.dim))
+        shape = (self.token_types, self.dim)
+        self.token_type_embedding = self.param("token_type_embedding", init, shape)
 
     @nn.compact
     def __call__(
@@ -90,15 +93,32 @@ class Bert(nn.Module):
         """
         del row
         self._check(token_ids)
+        x = self._normalise(self._embed(token_ids, token_type), train)
+        x = self._run(x, text_mask, train)
+        return TowerOutput(x, text_mask, self._pool(x, text_mask))
+
+    def _normalise(
+        self, x: Float[Array, "batch length dim"], train: bool
+    ) -> Float[Array, "batch length dim"]:
+        """Embedded tokens through the layer norm, with numbers dropped in training."""
         dtype = compute_type(self.dtype)
-        dropout = self.dropout if train else 0.0
-        x = self._embed(token_ids, token_type).astype(dtype)
+        x = x.astype(dtype)
         x = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="embedding_norm")(x)
-        if dropout:
-            x = nn.Dropout(dropout, deterministic=False)(x)
-        x = run_blocks(
+        if train and self.dropout:
+            x = nn.Dropout(self.dropout, deterministic=False)(x)
+        return x
+
+    def _run(
+        self,
+        x: Float[Array, "batch length dim"],
+        mask: Bool[Array, "batch length"],
+        train: bool,
+        norm: str = "after",
+    ) -> Float[Array, "batch length dim"]:
+        """The blocks over tokens of which the real ones are seen."""
+        return run_blocks(
             constrain(x, "batch", None, None),
-            text_mask[:, None],  # [b, n] -> [b, 1, n]
+            mask[:, None],  # [b, n] -> [b, 1, n]
             depth=self.depth,
             num_heads=self.num_heads,
             mlp_dim=self.mlp_dim,
@@ -108,10 +128,9 @@ class Bert(nn.Module):
             scan=self.scan,
             remat=self.remat,
             attention=self.attention,
-            norm="after",
-            dropout=dropout,
+            norm=norm,
+            dropout=self.dropout if train else 0.0,
         )
-        return TowerOutput(x, text_mask, self._pool(x, text_mask))
 
     def _check(self, token_ids: Any) -> None:
         """Raises ValueError where options or inputs do not fit each other."""
@@ -127,11 +146,10 @@ class Bert(nn.Module):
         self, token_ids: Int[Array, "batch length"], token_type: Int[Array, "batch length"] | None
     ) -> Float[Array, "batch length dim"]:
         """Sums of a token's, its position's and its kind's vector."""
-        init = nn.initializers.normal(0.02)
-        places = self.param("position_embedding", init, (self.length, self.dim))
-        kinds = self.param("token_type_embedding", init, (self.token_types, self.dim))
         path = "/".join((*self.path, "token_embedding"))
-        x = look_up(self.token_embedding, token_ids, path) + places[: token_ids.shape[1]]
+        kinds = self.token_type_embedding
+        x = look_up(self.token_embedding, token_ids, path)
+        x = x + self.position_embedding[: token_ids.shape[1]]
         return x + (kinds[0] if token_type is None else jnp.take(kinds, token_type, axis=0))
 
     def _pool(

@@ -88,7 +88,9 @@ def test_options_are_checked():
         Tokenize(Letters())({}, np.random.default_rng(0))
     with pytest.raises(ValueError, match="length=2; with bos=True and eos=True at least 3"):
         Tokenize(Letters(), length=2, bos=True)
-    with pytest.raises(ValueError, match="cleaning='ascii'; use one of none, lower, clip, canonicalize, siglip"):
+    with pytest.raises(
+        ValueError, match="cleaning='ascii'; use one of none, lower, clip, canonicalize, siglip"
+    ):
         Tokenize(Letters(), cleaning="ascii")
     with pytest.raises(ValueError, match=r"no padding token .*pad_token="):
         Tokenize(Letters(pad_id=None))
