@@ -82,7 +82,7 @@ def test_what_is_left_over_on_either_side_is_named(family, folder):
     family = family_of(family)
     config, tensors = opened(folder)
     arrays = {name: tensors.get(name) for name in tensors.names()}
-    table = family.table(family.model(family.fitted(config, list(arrays))))
+    table = family.table(family.model(family.fitted(config, Arrays(arrays))))
     copies = {row.theirs for row in table.of(Tied)}  # a file may lack them
     first = max(arrays.keys() - copies, key=lambda name: arrays[name].size)
     with pytest.raises(WeightsError, match="it holds besides strange"):

@@ -68,7 +68,7 @@ def test_a_file_holds_what_it_holds_and_its_config_decides_where_that_is_silent(
 ):
     config, arrays = opened(PUBLISHED / folder, "state.safetensors")
     config = {**config, "architectures": named and [named]}
-    assert FAMILY.model(FAMILY.fitted(config, list(arrays))).heads == heads
+    assert FAMILY.model(FAMILY.fitted(config, Arrays(arrays))).heads == heads
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_file_holds_what_it_holds_and_its_config_decides_where_that_is_silent(
 def test_what_is_not_built_is_named(fields, message):
     config, arrays = opened(PUBLISHED / "visualbert_nlvr", "state.safetensors")
     with pytest.raises(WeightsError, match=message):
-        FAMILY.model(FAMILY.fitted({**config, **fields}, list(arrays)))
+        FAMILY.model(FAMILY.fitted({**config, **fields}, Arrays(arrays)))
 
 
 def test_heads_that_no_class_has_together_cannot_be_expressed():

@@ -6,7 +6,7 @@ statements is told by config.json's 'architectures' alone, and where that is sil
 Source: transformers, models/visual_bert/modeling_visual_bert.py and configuration_visual_bert.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mmjax.interop.families.bert import masked_lm_rows
@@ -14,7 +14,7 @@ from mmjax.interop.families.hf_bert import OLD_NAMES, bert_config, bert_fields, 
 from mmjax.interop.families.hf_blocks import rows
 from mmjax.interop.family import Family, dense, known
 from mmjax.interop.rows import Aside, Row, Table
-from mmjax.interop.tensors import WeightsError
+from mmjax.interop.tensors import Tensors, WeightsError
 from mmjax.models.fusion.visualbert import VisualBert, VisualBertStream
 
 __all__ = ["FAMILY"]
@@ -35,8 +35,9 @@ DENSE = ("VisualBertForQuestionAnswering", "VisualBertForVisualReasoning")
 TABLES = {"type_embedding": "token_type", "position_embedding": "position"}
 
 
-def fitted(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def fitted(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
     """Their config with the class that holds what the file holds."""
+    names = tensors.names()
     named = (config.get("architectures") or ["VisualBertModel"])[0]
     told = [kind for name, kind in TOLD_BY_NAMES if name in names]
     if told:

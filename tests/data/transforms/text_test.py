@@ -89,7 +89,7 @@ def test_options_are_checked():
     with pytest.raises(ValueError, match="length=2; with bos=True and eos=True at least 3"):
         Tokenize(Letters(), length=2, bos=True)
     with pytest.raises(
-        ValueError, match="cleaning='ascii'; use one of none, lower, clip, canonicalize, siglip"
+        ValueError, match=r"cleaning='ascii'; use one of none, lower, clip, canonicalize, siglip"
     ):
         Tokenize(Letters(), cleaning="ascii")
     with pytest.raises(ValueError, match=r"no padding token .*pad_token="):
