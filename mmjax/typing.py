@@ -116,6 +116,24 @@ WORDS: dict[str, Word] = {
         "a Features transform that keeps 'text_features'",
     ),
     "label": Word("batch", "int32", "class number", "a source whose records hold 'label'"),
+    "labels": Word(
+        "batch classes",
+        "float32",
+        "1 for each class that suits, 0 for the others",
+        "a source whose records hold 'labels'",
+    ),
+    "answer_scores": Word(
+        "batch answers",
+        "float32",
+        "what each answer of the vocabulary is worth, 0 to 1",
+        "a source whose records hold 'answer_scores'",
+    ),
+    "truth": Word(
+        "batch",
+        "int32",
+        "1 where a statement is true, 0 where it is false",
+        "a source whose records hold 'truth'",
+    ),
     "row": Word("batch", "int32", "row number within the global batch", "the pipeline, always"),
     "valid": Word("batch", "bool", "False for rows that only fill up", "the pipeline, always"),
     "sample_id": Word(

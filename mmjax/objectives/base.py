@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmjax.typing import WORDS, Array, Batch, Encoded, Float, PyTree, View
+from mmjax.typing import WORDS, Array, Batch, Float, PyTree, View
 
 _ROWS = 0x7FFFFFFF  # sets the keys of the stream 'rows' apart from those of the micro-batches
 
@@ -132,7 +132,7 @@ class Forward:
             self._kept_alive.append((params, dict(inputs)))
         return self._made[call]
 
-    def view(self, view: View, batch: Batch, **how: Any) -> Encoded:
+    def view(self, view: View, batch: Batch, **how: Any) -> Any:
         """`view.method` on the words of the batch that the view names."""
         return self(view.method, {word: batch[word] for word in view.words}, **how)
 
