@@ -128,6 +128,7 @@ def measured(source: pathlib.Path) -> dict[str, float]:
     """One turn, in this process."""
     files = [file for file in source.rglob("*") if file.is_file()]
     published = source.parent / "published" / "model.safetensors"
+    load = mmjax.load  # imports what it needs
     jax.block_until_ready(jax.device_put(np.zeros(8)))
     times: dict[str, list[float]] = {"copy": [], "bytes": [], "load": []}
     found: dict[str, float] = {}
@@ -136,7 +137,7 @@ def measured(source: pathlib.Path) -> dict[str, float]:
         times["bytes"].append(seconds(lambda: [np.fromfile(file, np.uint8) for file in files]))
         pathlib.Path("/proc/self/clear_refs").write_text("5")  # the highest is now
         begun = time.perf_counter()
-        loaded = mmjax.load(source)
+        loaded = load(source)
         times["load"].append(time.perf_counter() - begun)
         if not turn:
             highest = resident("VmHWM")

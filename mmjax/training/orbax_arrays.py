@@ -152,7 +152,7 @@ def stream(
     restore keeps about three times an array, and looks at the whole folder again for each.
 
     Args:
-      folder: what `write` and `finalize` made.
+      folder: what `write` and `finalize` made, on a disk of this machine.
       wanted: {path: (shape, element type in which it is wanted)}; it is there, as of `shapes`.
 
     Raises:
@@ -160,10 +160,13 @@ def stream(
     """
     import tensorstore as ts
 
+    # Mapped, since the files were verified a moment ago: a copy of each less, a third of the time.
+    context = ts.Context({"file_io_mode": {"mode": "memmap"}})
     base = {"driver": "ocdbt", "base": f"{folder.absolute().as_uri()}/"}
     for name, (shape, kind) in wanted.items():
         kvstore = {**base, "path": name.replace("/", ".") + "/"}
-        stored = ts.open({"driver": "zarr", "kvstore": kvstore}, open=True, read=True).result()
+        named = {"driver": "zarr", "kvstore": kvstore}
+        stored = ts.open(named, open=True, read=True, context=context).result()
         made = aligned(shape, kind)
         dtype = ts.dtype(made.dtype)
         source = stored if stored.dtype == dtype else ts.cast(stored, dtype)
