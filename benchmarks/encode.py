@@ -9,7 +9,9 @@ read: `mmjax.load` and open_clip's `CLIP`. Ours are `encode_image` and `encode_t
 calls them, with arrays of pixels and strings; open_clip's are its tokenizer, its model and unit
 length. Pictures have the model's size already, and open_clip's are scaled as its transform scales
 them, of which the rest needs torchvision. Each side lives in a process of its own and they take
-turns; rates are medians over the turns, ratios medians of each turn's, with lowest and highest.
+turns; rates are medians over the turns, ratios medians of each turn's, with lowest and highest. On
+a machine that does other things too, look at the seconds that the processes had (by_cpu), on one
+core: who has more threads gets a larger part of the clock's.
 """
 
 import argparse
@@ -42,6 +44,7 @@ from sides import (
 SIDES = ("ours", "ours_bfloat16", "open_clip", "open_clip_bfloat16")
 BASE = peer.Size(224, 32, image_width=768, text_width=512, depth=12, length=77, embed_dim=512)
 WORDS = "a the two dog cat man woman child red green blue runs sits jumps on over under grass water"
+PEERS = {"ours": "open_clip", "ours_bfloat16": "open_clip_bfloat16"}
 KINDS = ("image", "text")
 Encode = Callable[[], np.ndarray]  # embeddings of the batch
 
@@ -160,27 +163,37 @@ def measure(kind: str, folder: str, options: argparse.Namespace) -> dict[str, An
     command += ["--batch", str(options.batch), "--work"]
     running = {side: Side([*command, side]) for side in options.sides}  # one after the other
     rates: dict[str, list[float]] = {side: [] for side in options.sides}
+    by_cpu: dict[str, list[float]] = {side: [] for side in options.sides}
     steps = {side: steps_of_a_block(one, options.block_seconds) for side, one in running.items()}
     for turn in range(options.turns):
         for side in in_turn(options.sides, turn):
             seconds = running[side].seconds(steps[side])
-            rates[side].append(options.batch * steps[side] / seconds)
+            rows = options.batch * steps[side]
+            rates[side].append(rows / seconds)
+            by_cpu[side].append(rows / running[side].cpu_seconds)
             time.sleep(PAUSE_SECONDS)
     for process in running.values():
         process.close()
     result: dict[str, Any] = {}
     for side in options.sides:
         rate = spread(rates[side], 2)
-        result[side] = {"per_second": rate.pop("median"), **rate, "peak_rss": running[side].peak}
+        result[side] = {
+            "per_second": rate.pop("median"),
+            **rate,
+            "per_cpu_second": spread(by_cpu[side], 2)["median"],
+            "peak_rss": running[side].peak,
+        }
     if "open_clip" in options.sides:
         theirs = np.load(os.path.join(folder, f"{kind}_open_clip.npy"))
         for side in set(options.sides) - {"open_clip"}:
             ours = np.load(os.path.join(folder, f"{kind}_{side}.npy"))
             result[side]["largest_difference"] = float(np.abs(ours - theirs).max())
-            result[f"{side}_over_open_clip"] = ratios(rates[side], rates["open_clip"])
-    if {"ours_bfloat16", "open_clip_bfloat16"} <= set(options.sides):
-        pair = (rates["ours_bfloat16"], rates["open_clip_bfloat16"])
-        result["bfloat16_over_bfloat16"] = ratios(*pair)
+    for side, peer_of in PEERS.items():
+        if {side, peer_of} <= set(options.sides):
+            result[f"{side}_over_{peer_of}"] = {
+                "by_clock": ratios(rates[side], rates[peer_of]),
+                "by_cpu": ratios(by_cpu[side], by_cpu[peer_of]),
+            }
     return result
 
 

@@ -167,11 +167,11 @@ def serve(make: Callable[[], Step], warm_up: int = 0) -> None:
         for line in sys.stdin:
             if warm_up:
                 step.run(warm_up)
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             step.run(int(line))
-            seconds = time.perf_counter() - start
+            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
             step.free()
-            _answer(seconds=seconds, peak_bytes=step.peak_bytes())
+            _answer(seconds=seconds, cpu_seconds=cpu, peak_bytes=step.peak_bytes())
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -207,6 +207,7 @@ class Side:
         )
         self.first = self._answer()["first_step_seconds"]
         self.peak = 0
+        self.cpu_seconds = 0.0  # of all its threads, in the last block
 
     def seconds(self, steps: int) -> float:
         """Seconds for so many steps.
@@ -217,7 +218,7 @@ class Side:
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         answer = self._answer()
-        self.peak = answer["peak_bytes"]
+        self.peak, self.cpu_seconds = answer["peak_bytes"], answer["cpu_seconds"]
         return answer["seconds"]
 
     def close(self) -> None:

@@ -161,6 +161,8 @@ def _present(library: tokenizers.Tokenizer, token: str | None) -> str | None:
 
 def _from_pieces(path: pathlib.Path, settings: Mapping[str, Any], siglip: bool) -> Words:
     """A SentencePiece model; its class's settings say what stands round a text."""
+    if siglip and settings.get("do_lower_case") is False:
+        raise ValueError(f"{path}: do_lower_case=False of SiglipTokenizer is not built.")
     made = SentencePieceTokenizer(
         path,
         pad_token=_token(settings, "pad_token") or ("</s>" if siglip else None),

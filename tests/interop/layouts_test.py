@@ -147,3 +147,11 @@ def test_pieces_take_the_names_that_a_published_folder_gives_them():
     words = open_tokenizer(WHOLE / "siglip_hf" / "spiece.model", tokens)
     assert (words.bos_id, words.eos_id, words.pad_id) == (None, 1, 1)
     assert mmjax.load(WHOLE / "siglip_hf").tokenizer.pad_id == 1
+
+
+def test_pieces_that_keep_capitals_are_refused(tmp_path):
+    shutil.copy(WHOLE / "siglip_hf" / "spiece.model", tmp_path)
+    assert tokenizing.find(tmp_path, "SiglipTokenizer").cleaning == "siglip"
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    with pytest.raises(WeightsError, match="do_lower_case=False"):
+        tokenizing.find(tmp_path, "SiglipTokenizer")
