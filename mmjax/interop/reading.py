@@ -48,6 +48,8 @@ def words_of(model: Any, method: str = "__call__") -> tuple[str, ...]:
 
 def _example(model: Any) -> dict[str, Any]:
     """One row of zeros for each word that the model takes."""
+    if hasattr(model, "example"):
+        return model.example()
     image, text = getattr(model, "image", model), getattr(model, "text", model)
     made: dict[str, Any] = {}
     for word in words_of(model):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from mmjax.typing import Array, Bool, Encoded, Float, Int
 
-__all__ = ["DualEncoder", "ImageTower", "TextTower", "TowerOutput"]
+__all__ = ["DualEncoder", "Fused", "ImageTower", "TextTower", "TowerOutput"]
 
 
 class TowerOutput(NamedTuple):
@@ -36,6 +36,26 @@ class TowerOutput(NamedTuple):
 
     tokens: Any
     mask: Any
+    pooled: Any
+
+
+class Fused(NamedTuple):
+    """What a model that looks at text and picture together makes of them; its heads read this.
+
+    Of several pictures the places stand one after another along the same axis.
+
+    Attributes:
+      text: a vector for each word that knows of the picture, [batch, length, dim].
+      text_mask: True where a word is real, [batch, length].
+      image: a vector for each region or patch that knows of the text, [batch, places, dim].
+      image_mask: True where a place is real, [batch, places], or None when all are.
+      pooled: one vector for both, [batch, dim], float32.
+    """
+
+    text: Any
+    text_mask: Any
+    image: Any
+    image_mask: Any
     pooled: Any
 
 
