@@ -103,6 +103,13 @@ WORDS: dict[str, Word] = {
         "places in the text of the words that name a region, -1 for none",
         "a source whose records hold 'region_words'",
     ),
+    "boxes": Word(
+        "batch regions places",
+        "float32",
+        "where a picture's regions are: x1, y1, x2, y2 as parts of its width and height, and for "
+        "ViLBERT the part of the picture that a region covers as a fifth",
+        "a source whose records hold 'boxes'",
+    ),
     "image_features": Word(
         "batch image_features",
         "float32",

@@ -33,6 +33,7 @@ class Row:
       form: how the numbers lie.
       depth: layers, stacked along our first axis; 0 where the name has no '{n}'.
       statistics: True for running statistics (our 'batch_stats').
+      first: number of the first layer.
     """
 
     theirs: str
@@ -40,6 +41,7 @@ class Row:
     form: Form = SAME
     depth: int = 0
     statistics: bool = False
+    first: int = 0
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -53,7 +55,8 @@ class Row:
         """Their names, a layer each."""
         if not self.depth:
             return [self.theirs]
-        return [self.theirs.replace(LAYER, str(n)) for n in range(self.depth)]
+        numbers = range(self.first, self.first + self.depth)
+        return [self.theirs.replace(LAYER, str(n)) for n in numbers]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +135,7 @@ class Read:
 
 
 def layers(
-    theirs: str, ours: str, depth: int, entries: Sequence[tuple[str, Any, Form]]
+    theirs: str, ours: str, depth: int, entries: Sequence[tuple[str, Any, Form]], first: int = 0
 ) -> tuple[Row, ...]:
     """Rows of stacked blocks.
 
@@ -141,6 +144,7 @@ def layers(
       ours: what stands before each path.
       depth: number of layers.
       entries: (name, path or paths, form) within a layer.
+      first: number of the first layer.
     """
 
     def below(path: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -148,7 +152,10 @@ def layers(
             return f"{ours}/{path}"
         return tuple(f"{ours}/{one}" for one in path)
 
-    return tuple(Row(f"{theirs}.{name}", below(path), form, depth) for name, path, form in entries)
+    return tuple(
+        Row(f"{theirs}.{name}", below(path), form, depth, first=first)
+        for name, path, form in entries
+    )
 
 
 def read(

@@ -28,7 +28,7 @@ __all__ = ["MODEL_TYPES", "Source", "contract_of", "family_named", "is_published
 
 # {model_type of a config.json: module below mmjax.interop.families}
 MODEL_TYPES = {name: name for name in ("align", "bert", "chinese_clip", "clip", "vit")}
-MODEL_TYPES |= {name: name for name in ("siglip", "siglip2")}
+MODEL_TYPES |= {name: name for name in ("lxmert", "siglip", "siglip2")}
 MODEL_TYPES |= {"visual_bert": "visualbert"}
 TIMM = "resnet"  # the family of a config.json with an 'architecture', as timm writes it
 OPEN_CLIP = "open_clip_config.json"

@@ -18,6 +18,8 @@ from transformers import (
     BertModel,
     CLIPConfig,
     CLIPModel,
+    LxmertConfig,
+    LxmertForPreTraining,
     SiglipConfig,
     SiglipModel,
 )
@@ -64,6 +66,7 @@ TOWERS = {
         BertConfig(**WIDE, num_hidden_layers=24, num_attention_heads=16),
     ),
     "efficientnet_b7": (AlignVisionModel, AlignVisionConfig()),
+    "lxmert": (LxmertForPreTraining, LxmertConfig()),
 }
 
 

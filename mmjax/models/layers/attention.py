@@ -17,7 +17,7 @@ class Attention(nn.Module):
     """Projections to queries, keys and values, attention, and the projection back.
 
     Attributes:
-      num_heads: must divide the width of the queries.
+      num_heads: must divide the width of all heads together.
       init_scale: factor on the initial standard deviation of the output projection.
       dtype: type to compute in, see `compute_type`; the softmax is float32 always.
       causal: whether a query sees only keys up to its own position.
@@ -25,6 +25,7 @@ class Attention(nn.Module):
       recompute: makes a function forget what it stores for the backward pass (`jax.checkpoint`),
         for implementations that store the scores; None stores them.
       out_dim: width of the output, or 0 for that of the queries.
+      inner_dim: width of all heads together, or 0 for that of the queries.
 
     Where somebody asks for intermediates, the softmax's values are sown as 'weights',
     [batch, heads, queries, keys].
@@ -40,6 +41,7 @@ class Attention(nn.Module):
     implementation: str = "xla"
     recompute: Callable[..., Any] | None = None
     out_dim: int = 0
+    inner_dim: int = 0
 
     @nn.compact
     def __call__(
@@ -48,7 +50,7 @@ class Attention(nn.Module):
         keys: Float[Array, "batch keys key_dim"],
         mask: Bool[Array, "#batch #queries keys"] | None = None,
     ) -> Float[Array, "batch queries out_dim"]:
-        dim = queries.shape[-1]
+        dim = self.inner_dim or queries.shape[-1]
         if dim % self.num_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide dim={dim}; choose one that does."
@@ -75,4 +77,4 @@ class Attention(nn.Module):
             self.sow("intermediates", "weights", weights(query, key, mask, self.causal))
         x = x.reshape(*x.shape[:2], dim)  # [b, n, h, dim/h] -> [b, n, dim]
         init = nn.initializers.normal(self.init_scale * dim**-0.5)
-        return dense("output", init, self.out_dim or dim)(x)
+        return dense("output", init, self.out_dim or queries.shape[-1])(x)

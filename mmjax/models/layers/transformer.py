@@ -34,6 +34,7 @@ class Block(nn.Module):
       norm: 'before' (pre-norm: ViT, GPT-2) or 'after' (post-norm: BERT).
       dropout: part of the numbers set to zero in what attention and perceptron add, 0 to below 1;
         above 0 it needs an rng named 'dropout'.
+      inner_dim: see `Attention`.
 
     Its input and output are sown as intermediates 'input' and 'output', stacked like its
     parameters.
@@ -53,13 +54,22 @@ class Block(nn.Module):
     recompute: Callable[..., Any] | None = None
     norm: str = "before"
     dropout: float = 0.0
+    inner_dim: int = 0
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "batch length dim"],
-        mask: Bool[Array, "#batch #length length"] | None,
+        mask: Bool[Array, "#batch #length keys"] | None,
+        keys: Float[Array, "batch keys key_dim"] | None = None,
     ) -> tuple[Float[Array, "batch length dim"], None]:
+        """One block's step.
+
+        Args:
+          x: tokens.
+          mask: True where a token (second axis) may look at a key (third axis).
+          keys: another sequence that is attended to; None for `x` itself.
+        """
         self.sow("intermediates", "input", x)  # kept only where somebody asks for intermediates
         attention = Attention(
             self.num_heads,
@@ -68,9 +78,12 @@ class Block(nn.Module):
             self.causal,
             self.attention,
             self.recompute,
+            inner_dim=self.inner_dim,
             name="attention",
         )
-        x = self._added(x, lambda y: attention(y, y, mask), "attention_norm")
+        x = self._added(
+            x, lambda y: attention(y, y if keys is None else keys, mask), "attention_norm"
+        )
         mlp = Mlp(self.mlp_dim, self.activation, self.init_scale, self.dtype, name="mlp")
         x = self._added(x, mlp, "mlp_norm")
         self.sow("intermediates", "output", x)
@@ -87,6 +100,33 @@ class Block(nn.Module):
             made = nn.Dropout(self.dropout, deterministic=False)(made)
         x = x + made
         return constrain(x if self.norm == "before" else norm(x), "batch", None, None)
+
+
+def stacked(
+    block: type[nn.Module], depth: int, scan: bool, remat: str
+) -> tuple[Callable[..., nn.Module], Callable[..., Any] | None]:
+    """(a stack of blocks as one module, what their attention is wrapped in or None).
+
+    Args:
+      block: a module class, called with a carry and what all blocks are given alike; it returns the
+        next carry and None.
+      depth: number of blocks, the first axis of each of their arrays.
+      scan: see `run_blocks`.
+      remat: see `run_blocks`.
+
+    Raises:
+      ValueError: another `remat`, or one that cannot run here.
+    """
+    block, recompute = recomputing(block, remat, scan)
+    made = nn.scan(
+        block,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=depth,
+        unroll=1 if scan else depth,
+    )
+    return made, recompute
 
 
 def run_blocks(
@@ -136,15 +176,7 @@ def run_blocks(
         raise ValueError(f"norm={norm!r} is none of {', '.join(NORMS)}.")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout} is not from 0 to below 1.")
-    block, recompute = recomputing(Block, remat, scan)
-    blocks = nn.scan(
-        block,
-        variable_axes={"params": 0, "intermediates": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
-        length=depth,
-        unroll=1 if scan else depth,
-    )
+    blocks, recompute = stacked(Block, depth, scan, remat)
     init_scale = (2 * depth) ** -0.5  # two additions a block: the sum keeps its variance
     fields = (num_heads, mlp_dim, activation, norm_epsilon, init_scale, dtype)
     fields += (causal, attention, recompute, norm, dropout)
