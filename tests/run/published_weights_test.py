@@ -130,3 +130,25 @@ def test_the_recipe_takes_every_family_of_two_towers(name, shard, tmp_path):
     loaded = mmjax.load(folder)
     assert not compare(parts.recipe.model, loaded.model)
     assert parts.recipe.contract == loaded.contract
+
+
+def test_a_picture_tower_alone_goes_into_a_recipe_of_two(shard, tmp_path):
+    source = ROOT / "tests" / "golden" / "published" / "vit" / "saved"
+    image = {"patch_size": 6, "dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 24, "head": "tanh"}
+    image |= {"head_dim": 12, "pre_norm": False, "patch_bias": True, "activation": "gelu"}
+    text = {"dim": 16, "depth": 1, "num_heads": 2, "mlp_dim": 32}
+    sizes = {"image_size": 24, "vocab_size": 512, "model.embed_dim": 16}
+    sizes |= {f"model.image.{name}": value for name, value in image.items()}
+    sizes |= {f"model.text.{name}": value for name, value in text.items()}
+    given = [f"--config.{name}={value}" for name, value in sizes.items()]
+    given += [f"--config.init_from={source}", r"--config.init_rules=(('(.*)', r'image/\1'),)"]
+    with pytest.raises(ConfigError, match=r"norm_epsilon is 1e-12 there and 1e-05 here"):
+        run(shard, tmp_path / "run", *given, config="lit_b16.py")
+    given += ["--config.model.image.norm_epsilon=1e-12"]
+    run(shard, tmp_path / "run", *given, config="lit_b16.py")
+    before, after = flat(mmjax.load(source)), flat(mmjax.load(tmp_path / "run"))
+    assert after["params/image/position_embedding"].shape[0] == 1 + 4 * 4  # 18 pixels were 9
+    for path, array in before.items():
+        if not path.endswith("position_embedding"):
+            there = after[path.replace("params/", "params/image/", 1)]
+            np.testing.assert_array_equal(there, array)
