@@ -1,3 +1,6 @@
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,9 @@ from mmjax.parallel.layout import lay_out
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.sharding import activations, batch_sharding
 from mmjax.paths import flatten, unflatten
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
+COUNTS = json.loads((GOLDEN / "parameter_counts.json").read_text())["towers"]
 
 SMALL = {"vocab_size": 30, "length": 8, "dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 32}
 STREAM = ViltStream(**SMALL, image_size=12, patch_size=4, modalities=3)
@@ -206,3 +212,12 @@ def test_parameters_in_parts_give_the_scores_and_gradients_of_whole_ones(variabl
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
     for path, gradient in flatten(found[1]).items():
         np.testing.assert_allclose(gradient, flatten(wanted[1])[path], atol=2e-6, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"), [("vilt_mlm", ("masked_lm",)), ("vilt_vqa", ("answer",))]
+)
+def test_the_published_size_has_the_published_number_of_parameters(name, heads):
+    batch = {**words(), "image": jnp.zeros((3, 64, 96, 3)), "image_mask": None}
+    shapes = jax.eval_shape(Vilt(ViltStream(), heads).init, jax.random.key(0), *batch.values())
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == COUNTS[name]
