@@ -73,6 +73,15 @@ WORDS: dict[str, Word] = {
         "which kind of text a token is of, such as first and second sentence",
         "a source whose records hold 'token_type'",
     ),
+    "masked_ids": Word(
+        "batch length", "int32", "token_ids with some of them masked", "the MaskWords transform"
+    ),
+    "mlm_labels": Word(
+        "batch length",
+        "int32",
+        "the token that stood where masked_ids is masked, a number below 0 elsewhere",
+        "the MaskWords transform",
+    ),
     "image_mask": Word(
         "batch height width",
         "bool",

@@ -46,6 +46,17 @@ RUNNERS = {
     "transformers.models.vit.modeling_vit.ViTModel": "vit",
     "transformers.models.vit.modeling_vit.ViTForImageClassification": "vit",
 }
+VILT = "transformers.models.vilt.modeling_vilt.Vilt"
+RUNNERS |= {
+    f"{VILT}{name}": "vilt"
+    for name in (
+        "Model",
+        "ForImageAndTextRetrieval",
+        "ForImagesAndTextClassification",
+        "ForMaskedLM",
+        "ForQuestionAnswering",
+    )
+}
 VISUALBERT = "transformers.models.visual_bert.modeling_visual_bert.VisualBert"
 RUNNERS |= {
     f"{VISUALBERT}{name}": "visualbert"

@@ -14,6 +14,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 # Processors to which a plain number for the size means the shortest edge; to others it is both.
 NAFLEX = "Siglip2"
+PADDING = "Vilt"  # pads pictures of any shape to the largest of a batch, which is not built
 BY_SHORTEST = ("CLIP", "ChineseCLIP", "OwlViT", "Siglip")
 BY_SHORTEST_TYPES = ("clip", "chinese_clip", "siglip")
 # What the processor of a model_type does where its file does not say.
@@ -42,6 +43,8 @@ DEFAULTS = {
 def from_hf(processor: Mapping[str, Any], where: str, model_type: str = "") -> dict[str, Any]:
     """The contract's fields of pictures, of a preprocessor_config.json or processor_config.json.
 
+    None for ViLT's, so that its weights are loaded and its pictures are not treated otherwise.
+
     Args:
       processor: the file's content; one for a whole processor holds the picture's as a part.
       where: what to call the file in errors.
@@ -57,6 +60,8 @@ def from_hf(processor: Mapping[str, Any], where: str, model_type: str = "") -> d
     if not given.get("do_resize", True):
         raise WeightsError(f"{where}: do_resize=False is not built; every picture has one size.")
     kind = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "")
+    if kind.startswith(PADDING):
+        return {}
     patches = kind.startswith(NAFLEX)
     resample = given.get("resample", 2 if patches else 3)
     if resample not in RESAMPLE:

@@ -29,7 +29,7 @@ __all__ = ["MODEL_TYPES", "Source", "contract_of", "family_named", "is_published
 # {model_type of a config.json: module below mmjax.interop.families}
 MODEL_TYPES = {name: name for name in ("align", "bert", "chinese_clip", "clip", "vit")}
 MODEL_TYPES |= {name: name for name in ("lxmert", "siglip", "siglip2")}
-MODEL_TYPES |= {"visual_bert": "visualbert"}
+MODEL_TYPES |= {"vilt": "vilt", "visual_bert": "visualbert"}
 TIMM = "resnet"  # the family of a config.json with an 'architecture', as timm writes it
 OPEN_CLIP = "open_clip_config.json"
 HF_WEIGHTS = ("model.safetensors",)
@@ -154,6 +154,7 @@ def contract_of(source: Source, model: Any) -> Contract:
 
 
 def _contract(source: Source, model: Any) -> Contract:
+    model = getattr(model, "stream", model)  # over pictures and texts together
     image, text = getattr(model, "image", model), getattr(model, "text", model)
     fields = dict(source.image)
     size = getattr(image, "image_size", None)

@@ -195,7 +195,8 @@ def with_tokenizer(parts: Parts, tokenizer: Tokenizer | None) -> Parts:
 
 def _agreed(parts: Parts, tokenizer: Tokenizer) -> Contract:
     """The contract with the tokenizer's facts, once every Tokenize agrees with it."""
-    contract, text = parts.recipe.contract, getattr(parts.recipe.model, "text", None)
+    contract, model = parts.recipe.contract, parts.recipe.model
+    text = getattr(model, "text", getattr(model, "stream", None))
     found = [t for member in _everything(parts) for t in member.transforms if _is_tokenize(t)]
     for tokenize in found:
         if hasattr(text, "vocab_size"):

@@ -22,6 +22,11 @@ from transformers import (
     LxmertForPreTraining,
     SiglipConfig,
     SiglipModel,
+    ViltConfig,
+    ViltForMaskedLM,
+    ViltForQuestionAnswering,
+    VisualBertConfig,
+    VisualBertForPreTraining,
 )
 
 WIDE = {"hidden_size": 1024, "intermediate_size": 4096}
@@ -67,6 +72,9 @@ TOWERS = {
     ),
     "efficientnet_b7": (AlignVisionModel, AlignVisionConfig()),
     "lxmert": (LxmertForPreTraining, LxmertConfig()),
+    "vilt_mlm": (ViltForMaskedLM, ViltConfig()),
+    "vilt_vqa": (ViltForQuestionAnswering, ViltConfig(num_labels=3129)),
+    "visualbert": (VisualBertForPreTraining, VisualBertConfig(visual_embedding_dim=2048)),
 }
 
 

@@ -26,6 +26,7 @@ FAMILIES = {
     "lxmert": ("lxmert", "lxmert_pretrain", "lxmert_vqa"),
     "siglip": ("siglip", "siglip_projected"),
     "siglip2": ("siglip2_naflex",),
+    "vilt": ("vilt", "vilt_itm", "vilt_mlm", "vilt_vqa", "vilt_nlvr"),
     "visualbert": (
         "visualbert",
         "visualbert_pretrain",

@@ -58,6 +58,18 @@ class Tokenizer(abc.ABC):
     def special_tokens(self) -> dict[str, int]:
         """The names of the special tokens, with their numbers."""
 
+    def piece(self, number: int) -> str | None:
+        """How a token is spelt in the vocabulary, with the marks by which it tells words apart.
+
+        Args:
+          number: of the token.
+
+        Returns:
+          '' for a number that no token has; None where the tokenizer cannot tell of any.
+        """
+        del number
+        return None
+
     def fingerprint(self) -> str:
         """SHA-256 of `content`, in hex."""
         return hashlib.sha256(self.content()).hexdigest()

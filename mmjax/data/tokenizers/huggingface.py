@@ -135,6 +135,10 @@ class HuggingFaceTokenizer(Tokenizer):
             "the tokenizer cannot encode a text",
         )
 
+    def piece(self, number: int) -> str:
+        """See `Tokenizer.piece`."""
+        return self._library.id_to_token(number) or ""
+
     def content(self) -> bytes:
         """See `Tokenizer.content`."""
         return self._state[1]

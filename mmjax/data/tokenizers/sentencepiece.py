@@ -67,6 +67,10 @@ class SentencePieceTokenizer(Tokenizer):
             reason = str(error).split("\n")[0][:200]
             raise ValueError(f"the tokenizer cannot encode a text: {reason}") from None
 
+    def piece(self, number: int) -> str:
+        """See `Tokenizer.piece`."""
+        return self._library.IdToPiece(number) if 0 <= number < self.vocab_size else ""
+
     def content(self) -> bytes:
         """See `Tokenizer.content`."""
         return self._state[1]

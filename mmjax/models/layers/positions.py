@@ -76,6 +76,38 @@ def resample(
     return jnp.matmul(both, table.astype(jnp.float32), precision="highest")
 
 
+def stretch(
+    table: Float[Array, "places dim"],
+    grid: Int[Array, "batch 2"],
+    row: Int[Array, "batch length"],
+    column: Int[Array, "batch length"],
+) -> Float[Array, "batch length dim"]:
+    """A learned table of square pictures laid over pictures of any shape, corner on corner.
+
+    Bilinear, without averaging. All shapes are static, so rows and columns may be traced.
+
+    Args:
+      table: one vector a patch of a square picture, in reading order.
+      grid: rows and columns of patches of each picture.
+      row: of the patches that are asked for.
+      column: of these patches; outside of the picture's grid their vector is zero.
+
+    Source: torch, aten/src/ATen/native/UpSample.h (bilinear, align_corners=True); transformers,
+    models/vilt/modeling_vilt.py `ViltEmbeddings.visual_embed`, for what lies outside.
+    """
+    side = math.isqrt(table.shape[0])
+
+    def seen(place: Int[Array, "batch length"], count: Int[Array, "batch 1"]) -> Any:
+        step = (side - 1) / jnp.maximum(count - 1, 1)  # places of the table between two patches
+        distance = jnp.arange(side) - (step * place)[..., None]
+        triangle = jnp.maximum(1 - jnp.abs(distance), 0.0)
+        return jnp.where((place < count)[..., None], triangle, 0.0)  # [batch, length, side]
+
+    both = seen(row, grid[:, :1])[..., None] * seen(column, grid[:, 1:])[..., None, :]
+    both = both.reshape(*row.shape, -1)  # [b, n, side, side] -> [b, n, side * side]
+    return jnp.matmul(both, table.astype(jnp.float32), precision="highest")
+
+
 def resize(table: Float[Array, "old dim"], patches: int, extra: int = 0) -> Float[Array, "new dim"]:
     """A learned table of square pictures made fit for another number of patches.
 

@@ -239,3 +239,10 @@ def test_missing_and_oversized_files_are_refused(folder, monkeypatch, trained):
         with pytest.raises(ValueError, match="more than 100 bytes"):
             adapter(folder / "tokenizer.json")
         monkeypatch.undo()
+
+
+def test_a_token_is_spelt_as_in_the_vocabulary(trained, piece_file):
+    for tokenizer in (trained, SentencePieceTokenizer(piece_file)):
+        spelt = [tokenizer.piece(number) for number in tokenizer.encode("the river")]
+        assert "".join(spelt).strip("▁Ġ").replace("▁", " ").replace("Ġ", " ") == "the river"
+        assert tokenizer.piece(10_000) == ""

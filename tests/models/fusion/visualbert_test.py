@@ -1,3 +1,6 @@
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,9 @@ from mmjax.parallel.layout import lay_out
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.sharding import activations, batch_sharding
 from mmjax.paths import flatten, unflatten
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
+COUNTS = json.loads((GOLDEN / "parameter_counts.json").read_text())["towers"]
 
 SMALL = {"vocab_size": 30, "length": 8, "dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 32}
 STREAM = VisualBertStream(**SMALL, region_dim=6)
@@ -215,3 +221,10 @@ def test_parameters_in_parts_give_the_scores_and_gradients_of_whole_ones(variabl
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
     for path, gradient in flatten(found[1]).items():
         np.testing.assert_allclose(gradient, flatten(wanted[1])[path], atol=2e-6, err_msg=path)
+
+
+def test_the_published_size_has_the_published_number_of_parameters():
+    model = VisualBert(VisualBertStream())
+    batch = {**words(), "regions": jnp.zeros((3, 4, 2048))}
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *batch.values())
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == COUNTS["visualbert"]

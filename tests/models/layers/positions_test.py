@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.models.layers.positions import resample, resize, sincos_2d
+from mmjax.models.layers.positions import resample, resize, sincos_2d, stretch
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "positions.npz"
 
@@ -86,3 +86,24 @@ def test_a_picture_of_one_column_is_one_of_one_row_turned():
 def test_a_row_without_a_picture_stays_finite():
     table = jnp.ones((9, 2))
     assert np.isfinite(resample(table, jnp.zeros((1, 2), jnp.int32), 4)).all()
+
+
+def test_a_table_stretched_over_a_picture_meets_its_corners_and_is_linear_between():
+    table = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    square = table.reshape(3, 3, 2)
+    grid = jnp.asarray([[4, 5], [3, 3], [1, 2], [2, 1]])
+    number = jnp.broadcast_to(jnp.arange(20), (4, 20))
+    found = jax.jit(stretch)(table, grid, number // 5, number % 5).reshape(4, 4, 5, 2)
+    for made, (rows, columns) in zip(found, grid):
+        down = np.linspace(0, 2, int(rows)) if rows > 1 else np.zeros(1)
+        across = np.linspace(0, 2, int(columns)) if columns > 1 else np.zeros(1)
+        places = np.arange(3)
+        tall = np.stack(
+            [[np.interp(down, places, square[:, c, d]) for d in range(2)] for c in range(3)]
+        )  # [columns of the table, 2, rows]
+        wanted = np.stack(
+            [[np.interp(across, places, tall[:, d, r]) for d in range(2)] for r in range(len(down))]
+        )
+        outside = np.zeros((4, 5, 2))
+        outside[: int(rows), : int(columns)] = wanted.transpose(0, 2, 1)
+        np.testing.assert_allclose(made, outside, atol=1e-6)
