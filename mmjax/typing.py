@@ -86,7 +86,7 @@ WORDS: dict[str, Word] = {
         "batch height width",
         "bool",
         "True where image is no padding",
-        "a source whose records hold 'image_mask' beside pictures padded to one size",
+        "the Padded transform",
     ),
     "regions": Word(
         "batch regions region_features",

@@ -13,7 +13,7 @@ from mmjax.data.transforms.decode import EncodedImage, PendingImage
 
 ATTEMPTS = 8  # replacements for one row before it stays empty
 _WORDS = ("image", "patches", "patch_mask", "patch_grid", "token_ids", "text_mask", "label")
-_WORDS += ("masked_ids", "mlm_labels")
+_WORDS += ("image_mask", "masked_ids", "mlm_labels")
 _WORDS += ("image_features", "text_features")
 _MASK = (1 << 64) - 1
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]

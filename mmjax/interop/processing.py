@@ -14,7 +14,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 # Processors to which a plain number for the size means the shortest edge; to others it is both.
 NAFLEX = "Siglip2"
-PADDING = "Vilt"  # pads pictures of any shape to the largest of a batch, which is not built
+PADDING = "Vilt"  # pictures on a canvas, see the `Padded` transform; a contract does not say so yet
 BY_SHORTEST = ("CLIP", "ChineseCLIP", "OwlViT", "Siglip")
 BY_SHORTEST_TYPES = ("clip", "chinese_clip", "siglip")
 # What the processor of a model_type does where its file does not say.

@@ -31,7 +31,7 @@ class Answering(Additive):
     'kl'.
     """
 
-    fuse: View = FUSE
+    fuse: tuple[str, tuple[str, ...]] = FUSE
     form: str = "binary"
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class Answering(Additive):
     @property
     def needs(self) -> tuple[str, ...]:
         """The words of the model's view, and 'answer_scores'."""
-        return (*self.fuse.words, "answer_scores")
+        return (*View(*self.fuse).words, "answer_scores")
 
     def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
         """The mean over questions; 'score' is the worth of the answer that is chosen.
@@ -49,7 +49,7 @@ class Answering(Additive):
         Raises:
           ValueError: the vocabulary of the data has another size than the model's head.
         """
-        fused = forward.view(self.fuse, batch)
+        fused = forward.view(View(*self.fuse), batch)
         logits = forward("answer_logits", {"fused": fused}).astype(jnp.float32)
         worth = batch["answer_scores"].astype(jnp.float32)
         if worth.shape != logits.shape:

@@ -27,7 +27,7 @@ class Classification(Additive):
     Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7, for smoothing.
     """
 
-    view: View = CLASSIFY
+    view: tuple[str, tuple[str, ...]] = CLASSIFY
     form: str = "softmax"
     smoothing: float = 0.0
 
@@ -42,14 +42,14 @@ class Classification(Additive):
     @property
     def needs(self) -> tuple[str, ...]:
         """The words of the model's view, and 'label' or 'labels'."""
-        return (*self.view.words, "label" if self.form == "softmax" else "labels")
+        return (*View(*self.view).words, "label" if self.form == "softmax" else "labels")
 
     def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
         """The mean over rows, and the share of rows (of all classes, for several) told rightly.
 
         A label outside of the classes makes the row not-a-number, which the step does not take.
         """
-        logits = forward.view(self.view, batch).astype(jnp.float32)
+        logits = forward.view(View(*self.view), batch).astype(jnp.float32)
         if self.form == "multi_label":
             labels = batch["labels"].astype(jnp.float32)
             right = jnp.mean((logits > 0) == (labels > 0.5), axis=1, dtype=jnp.float32)

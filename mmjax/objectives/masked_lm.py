@@ -29,7 +29,7 @@ class MaskedLm(Additive):
     Source: Devlin et al. 2018 (BERT), section 3.1.
     """
 
-    fuse: View = FUSE
+    fuse: tuple[str, tuple[str, ...]] = FUSE
     places: int | None = None
 
     def __post_init__(self) -> None:
@@ -39,7 +39,7 @@ class MaskedLm(Additive):
     @property
     def needs(self) -> tuple[str, ...]:
         """The words of the model's view but 'token_ids', and those that are masked."""
-        return (*(word for word in self.fuse.words if word != "token_ids"), *MASKED)
+        return (*(word for word in View(*self.fuse).words if word != "token_ids"), *MASKED)
 
     def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
         """The mean over masked places, and the share of them that is told rightly.
@@ -47,7 +47,7 @@ class MaskedLm(Additive):
         A label beyond the vocabulary makes the loss not-a-number, which the step does not take.
         """
         words = {**batch, "token_ids": batch["masked_ids"]}
-        output = forward(self.fuse.method, {word: words[word] for word in self.fuse.words})
+        output = forward.view(View(*self.fuse), words)
         tokens = output.text if hasattr(output, "text") else output.tokens
         labels = jnp.where(batch["valid"][:, None], batch["mlm_labels"], -1)
         if self.places is not None and self.places < labels.shape[1]:

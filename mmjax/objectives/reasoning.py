@@ -21,16 +21,16 @@ class Reasoning(Additive):
     Source: Suhr et al. 2019 (NLVR2), section 3.
     """
 
-    fuse: View = FUSE
+    fuse: tuple[str, tuple[str, ...]] = FUSE
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The words of the model's view, and 'truth'."""
-        return (*self.fuse.words, "truth")
+        return (*View(*self.fuse).words, "truth")
 
     def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
         """The mean cross-entropy over statements, and the share told rightly."""
-        fused = forward.view(self.fuse, batch)
+        fused = forward.view(View(*self.fuse), batch)
         logits = forward("reasoning_logits", {"fused": fused}).astype(jnp.float32)  # [b, 2]
         truth = batch["truth"].astype(jnp.int32)
         logs = jax.nn.log_softmax(logits, axis=1)

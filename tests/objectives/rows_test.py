@@ -122,3 +122,10 @@ def test_padding_does_not_change_the_loss(logits, worth):
         first, _ = scored(objective, np.where(VALID[:, None], logits, 0), **words)
         second, _ = scored(objective, other, **words)
         assert first.mean() == second.mean()
+
+
+@pytest.mark.parametrize("kind", [Answering, Reasoning, Classification])
+def test_a_view_may_be_a_plain_tuple_as_a_config_gives_it(kind):
+    field = "view" if kind is Classification else "fuse"
+    plain = kind(**{field: ("ask", ("token_ids", "image"))})
+    assert plain.needs[:-1] == ("token_ids", "image")
