@@ -43,6 +43,11 @@ RUNNERS = {
     "timm.models.resnet.ResNet": "resnet",
     "transformers.models.siglip.modeling_siglip.SiglipModel": "siglip",
     "transformers.models.siglip2.modeling_siglip2.Siglip2Model": "siglip2",
+    **{
+        f"{release}.{name}": "vilbert"
+        for release in ("vilbert_multi_task", "vilbert_beta")
+        for name in ("BertModel", "BertForMultiModalPreTraining", "VILBertForVLTasks")
+    },
     "transformers.models.vit.modeling_vit.ViTModel": "vit",
     "transformers.models.vit.modeling_vit.ViTForImageClassification": "vit",
 }

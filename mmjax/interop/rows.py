@@ -260,7 +260,7 @@ def gradients(table: Table, arrays: Mapping[str, Any], found: Mapping[str, str])
       arrays: {our path with its collection: gradient}.
       found: of `Read`.
     """
-    learned = (row for row in table.rows if not (isinstance(row, Row) and row.statistics))
+    learned = (row for row in table.of(Row) if not row.statistics)
     made = write(dataclasses.replace(table, rows=tuple(learned)), arrays)
     return {
         name: np.linalg.norm(np.asarray(made[published], np.float64).ravel())

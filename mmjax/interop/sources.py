@@ -28,7 +28,7 @@ __all__ = ["MODEL_TYPES", "Source", "contract_of", "family_named", "is_published
 
 # {model_type of a config.json: module below mmjax.interop.families}
 MODEL_TYPES = {name: name for name in ("align", "bert", "chinese_clip", "clip", "vit")}
-MODEL_TYPES |= {name: name for name in ("lxmert", "siglip", "siglip2")}
+MODEL_TYPES |= {name: name for name in ("lxmert", "siglip", "siglip2", "vilbert")}
 MODEL_TYPES |= {"vilt": "vilt", "visual_bert": "visualbert"}
 TIMM = "resnet"  # the family of a config.json with an 'architecture', as timm writes it
 OPEN_CLIP = "open_clip_config.json"
@@ -225,6 +225,8 @@ def _model_type(folder: pathlib.Path) -> str | None:
         return None
     if not isinstance(found, dict):
         return None
+    if "v_biattention_id" in found:  # neither of ViLBERT's releases says what it is
+        return "vilbert"
     named = found.get("model_type") or (TIMM if "architecture" in found else None)
     return named if named is None else str(named)
 

@@ -34,6 +34,7 @@ FAMILIES = {
         "visualbert_nlvr",
         "visualbert_phrases",
     ),
+    "vilbert": ("vilbert_base", "vilbert_pretrain", "vilbert_tasks", "vilbert_beta_tasks"),
     "vit": ("vit", "vit_classifier"),
 }
 CASES = [(family, folder) for family, folders in FAMILIES.items() for folder in folders]

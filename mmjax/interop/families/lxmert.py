@@ -13,7 +13,7 @@ from mmjax.interop.families.bert import masked_lm_rows
 from mmjax.interop.families.hf_bert import BLOCK, OLD_NAMES, bert_config, bert_fields, bert_rows
 from mmjax.interop.families.hf_blocks import rows
 from mmjax.interop.family import Family, dense, known, norm
-from mmjax.interop.rows import Aside, Row, Table, layers
+from mmjax.interop.rows import Row, Table, layers
 from mmjax.interop.tensors import Tensors, WeightsError
 from mmjax.models.encoders.bert import Bert
 from mmjax.models.encoders.regions import RegionTower
@@ -137,9 +137,7 @@ def config(model: Lxmert) -> dict[str, Any]:
 def table(model: Lxmert) -> Table:
     """Rows of the whole model; one without heads is found with the prefix 'lxmert.' or without."""
     if not model.heads:
-        reason = "heads, which the model without them does not read"
-        kept = (*_towers(model, ""), Aside(r"(cls|obj_predict_head|answer_head)\..*", reason))
-        return Table(kept, ((r"^lxmert\.", ""), *OLD_NAMES))
+        return Table(_towers(model, ""), ((r"^lxmert\.", ""), *OLD_NAMES))
     kept = _towers(model, "lxmert.")
     if "masked_lm" in model.heads:
         kept += masked_lm_rows("lxmert.embeddings.word_embeddings.weight")
@@ -147,10 +145,10 @@ def table(model: Lxmert) -> Table:
         kept += rows(dense("cls.seq_relationship", "matching_head/scores"))
     if "regions" in model.heads:
         head = "obj_predict_head"
-        kept += rows(dense(f"{head}.transform.dense", "region_head/dense"))
-        kept += rows(norm(f"{head}.transform.LayerNorm", "region_head/norm"))
+        kept += rows(dense(f"{head}.transform.dense", "regions_head/dense"))
+        kept += rows(norm(f"{head}.transform.LayerNorm", "regions_head/norm"))
         for kind, _ in model.region_outputs:
-            kept += rows(dense(f"{head}.decoder_dict.{REGIONS[kind][0]}", f"region_head/{kind}"))
+            kept += rows(dense(f"{head}.decoder_dict.{REGIONS[kind][0]}", f"regions_head/{kind}"))
     if "answer" in model.heads:
         kept += rows(dense("answer_head.logit_fc.0", "answer_head/up"))
         kept += rows(norm("answer_head.logit_fc.2", "answer_head/norm"))

@@ -103,8 +103,9 @@ class Crossing(nn.Module):
 class Lxmert(nn.Module):
     """The two towers, the crossing layers, and the heads that it is trained and asked by.
 
-    Parameters lie under 'text', 'image', 'crossings' (stacked) and 'pool', and under 'masked_lm',
-    'matching_head', 'region_head', 'answer_head' and 'reasoning_head', where there are these heads.
+    Parameters lie under 'text', 'image', 'crossings' (stacked) and 'pool', and, where there are
+    these heads, under 'masked_lm', 'matching_head', 'regions_head', 'answer_head' and
+    'reasoning_head'.
 
     Attributes:
       text: the language encoder, with pooling='class'; it says how the crossings compute too.
@@ -141,7 +142,7 @@ class Lxmert(nn.Module):
         if "matching" in self.heads:
             self.matching_head = ScoreHead(2)
         if "regions" in self.heads:
-            self.region_head = RegionHead(self.region_outputs, *how, text.dtype)
+            self.regions_head = RegionHead(self.region_outputs, *how, text.dtype)
         if "answer" in self.heads:
             self.answer_head = AnswerHead(self.answers, 2 * text.dim, "gelu", text.norm_epsilon)
         if "reasoning" in self.heads:
@@ -245,7 +246,7 @@ class Lxmert(nn.Module):
     ) -> dict[str, Float[Array, "batch regions _"]]:
         """{kind: scores, float32} for tokens of the picture."""
         self._need("regions")
-        return self.region_head(tokens)
+        return self.regions_head(tokens)
 
     def answer_logits(self, fused: Fused, train: bool = False) -> Float[Array, "batch answers"]:
         """Scores of all answers, float32."""
