@@ -30,7 +30,7 @@ class Matching(Objective):
     Source: Chen et al. 2020 (UNITER), section 3.2; Tan and Bansal 2019 (LXMERT), section 3.1.2.
     """
 
-    fuse: View = FUSE
+    fuse: tuple[str, tuple[str, ...]] = FUSE
     shift: int = 1
 
     def __post_init__(self) -> None:
@@ -40,7 +40,7 @@ class Matching(Objective):
     @property
     def needs(self) -> tuple[str, ...]:
         """The words of the model's view."""
-        return self.fuse.words
+        return View(*self.fuse).words
 
     def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
         """The mean over pairs, and the share of pairs that are told rightly.
@@ -53,12 +53,12 @@ class Matching(Objective):
             raise ValueError(
                 f"a batch of {rows} rows has none {self.shift} further on; lower shift."
             )
-        own = self._logits(forward, batch, {word: batch[word] for word in self.fuse.words})
+        own = self._logits(forward, {word: batch[word] for word in self.needs})
         moved = {
             word: batch[word] if word in TEXT else jnp.roll(batch[word], -self.shift, axis=0)
-            for word in self.fuse.words
+            for word in self.needs
         }
-        other = self._logits(forward, batch, moved)
+        other = self._logits(forward, moved)
         asked = self._unlike(batch)
         total = _summed(jax.nn.softplus(-own), batch["valid"]) + _summed(
             jax.nn.softplus(other), asked
@@ -68,8 +68,8 @@ class Matching(Objective):
         right += _summed((other < 0).astype(jnp.float32), asked)
         return Loss(total, count, {"accuracy": (right, count)}, state)
 
-    def _logits(self, forward: Forward, batch: Batch, words: Batch) -> Float[Array, " batch"]:
-        fused = forward(self.fuse.method, words)
+    def _logits(self, forward: Forward, words: Batch) -> Float[Array, " batch"]:
+        fused = forward(View(*self.fuse).method, words)
         return forward("matching_logits", {"fused": fused}).astype(jnp.float32)
 
     def _unlike(self, batch: Batch) -> Bool[Array, " batch"]:

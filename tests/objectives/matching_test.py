@@ -43,7 +43,8 @@ def softplus(x):
 
 
 def test_each_text_is_asked_with_its_own_picture_and_with_another_rows():
-    made, calls = score(Matching(shift=2), batch())
+    plain = ("fuse", ("token_ids", "text_mask", "regions", "region_mask"))  # as a config gives it
+    made, calls = score(Matching(plain, shift=2), batch())
     (words, own), (again, other) = calls
     np.testing.assert_array_equal(own, 10 * np.arange(ROWS))
     np.testing.assert_array_equal(again, words)
