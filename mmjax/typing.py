@@ -119,6 +119,7 @@ WORDS: dict[str, Word] = {
         "ViLBERT the part of the picture that a region covers as a fifth",
         "a source whose records hold 'boxes'",
     ),
+    "task": Word("batch", "int32", "number of a row's task", "a source whose records hold 'task'"),
     "image_features": Word(
         "batch image_features",
         "float32",

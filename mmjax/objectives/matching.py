@@ -10,7 +10,7 @@ from mmjax.objectives.base import Forward, Loss, Objective
 from mmjax.objectives.pairs import IDENTITIES
 from mmjax.typing import Array, Batch, Bool, Float, PyTree, View
 
-TEXT = ("token_ids", "text_mask", "token_type", "row")  # all other words are a picture's
+TEXT = ("token_ids", "text_mask", "token_type", "task", "row")  # all other words are a picture's
 
 
 @dataclasses.dataclass(frozen=True)

@@ -132,6 +132,14 @@ def main(config=CONFIG, releases=RELEASES, leave=LEAVE, **sizes):
             outputs, loss = fixtures.flat(out), out.get("loss")
             folder = f"{release}_{name}"
             fixtures.write(folder, model, whole, inputs, outputs, kwargs, loss, reference)
+    torch.manual_seed(0)
+    told = {**config, **releases["vilbert"], "task_specific_tokens": True}
+    model, inputs = Reference(told, "BertModel", False), pairs(told, **sizes)
+    inputs["task_ids"] = torch.tensor([[0], [2], [1], [2]])
+    outputs = fixtures.flat(model(inputs))
+    del outputs["sequence_output_t"]  # a token longer than ours, which leaves the task's out
+    reference = "vilbert_multi_task.BertModel"
+    fixtures.write("vilbert_task_tokens", model, told, inputs, outputs, reference=reference)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 # Answers of VQA, of GQA and of the earlier release; published weights have 3,129 and 1,533.
 ANSWERS = {"vqa": 31, "gqa": 17, "earlier": 15}
+TASKS = 3
 WORDS = "embeddings.word_embeddings.weight"
 
 
@@ -42,6 +43,8 @@ def shapes(config, kind, earlier):
         text,
     )
     made[f"{below}embeddings.token_type_embeddings.weight"] = (config["type_vocab_size"], text)
+    if config.get("task_specific_tokens"):
+        made[f"{below}embeddings.task_embeddings.weight"] = (TASKS, text)
     norm(f"{below}embeddings.LayerNorm", text)
     dense(f"{below}v_embeddings.image_embeddings", config["v_feature_size"], seen)
     dense(f"{below}v_embeddings.image_location_embeddings", 5, seen)
@@ -192,11 +195,16 @@ class Reference:
         text = functional.embedding(ids, self.state[f"{below}{WORDS}"], padding_idx=0)
         text = text + self.state[f"{tables}.position_embeddings.weight"][: ids.shape[1]]
         kinds = self.state[f"{tables}.token_type_embeddings.weight"]
-        text = self.norm(f"{tables}.LayerNorm", text + kinds[inputs["token_type_ids"]])
+        text = text + kinds[inputs["token_type_ids"]]
+        masks = inputs["attention_mask"].float(), inputs["image_attention_mask"].float()
+        if "task_ids" in inputs:
+            told = self.state[f"{tables}.task_embeddings.weight"][inputs["task_ids"]]
+            text = torch.cat([text[:, :1], told, text[:, 1:]], 1)
+            masks = torch.cat([torch.ones(len(ids), 1), masks[0]], 1), masks[1]
+        text = self.norm(f"{tables}.LayerNorm", text)
         image = self.linear(f"{below}v_embeddings.image_embeddings", inputs["image_feat"])
         places = self.linear(f"{below}v_embeddings.image_location_embeddings", inputs["image_loc"])
         image = self.norm(f"{below}v_embeddings.LayerNorm", image + places)
-        masks = inputs["attention_mask"].float(), inputs["image_attention_mask"].float()
 
         def run(x, side, name, start, stop, mask):
             for n in range(start, stop):

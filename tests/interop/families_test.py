@@ -34,7 +34,13 @@ FAMILIES = {
         "visualbert_nlvr",
         "visualbert_phrases",
     ),
-    "vilbert": ("vilbert_base", "vilbert_pretrain", "vilbert_tasks", "vilbert_beta_tasks"),
+    "vilbert": (
+        "vilbert_base",
+        "vilbert_pretrain",
+        "vilbert_tasks",
+        "vilbert_beta_tasks",
+        "vilbert_task_tokens",
+    ),
     "vit": ("vit", "vit_classifier"),
 }
 CASES = [(family, folder) for family, folders in FAMILIES.items() for folder in folders]

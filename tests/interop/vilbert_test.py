@@ -51,7 +51,7 @@ def test_names_of_several_devices_and_of_old_norms_are_read():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"task_specific_tokens": True}, "task_specific_tokens=True is not built"),
+        ({"dynamic_attention": True}, "dynamic_attention=True is not built"),
         ({"fusion_method": "sum"}, "fusion_method='sum' is not built; 'mul' is"),
         ({"t_biattention_id": [0, 2]}, r"t_biattention_id=\[0, 2\] of 3 layers is not built; the"),
         ({"t_biattention_id": [0, 1, 2]}, "with a layer of text before them"),

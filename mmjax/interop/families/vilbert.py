@@ -21,10 +21,12 @@ from mmjax.interop.rows import Aside, Row, Table, Tied, layers
 from mmjax.interop.tensors import Tensors, WeightsError
 from mmjax.models.encoders.bert import Bert
 from mmjax.models.encoders.regions import RegionTower
+from mmjax.models.fusion.task_bert import TaskBert
 from mmjax.models.fusion.vilbert import EARLIER, PRETRAINING, TWELVE, Vilbert
 
 __all__ = ["FAMILY"]
 
+TASK = "embeddings.task_embeddings.weight"
 LATER = "task_specific_tokens"  # a field of the multi-task release alone
 # What both releases' programs ask a config for, with the only values that are built.
 FIXED = {
@@ -50,7 +52,7 @@ TWELVE_FIXED = {
 }
 EARLIER_FIXED = {"intra_gate": False, "predict_feature": False}
 BUILT = ("fast_mode", "fusion_method", "in_batch_pairs", "with_coattention")
-BUILT += ("dynamic_attention", "model", LATER, "intra_gate")
+BUILT += ("dynamic_attention", "model", "intra_gate")
 DEFAULTS = {
     "v_feature_size": 2048,
     "v_target_size": 1601,
@@ -66,6 +68,7 @@ DEFAULTS = {
     "t_biattention_id": [6, 7, 8, 9, 10, 11],
     "num_labels": 3129,
     "num_scene_labels": 1533,
+    "num_tasks": 20,
 }
 TASKS, PRETRAINED = "VILBertForVLTasks", "BertForMultiModalPreTraining"
 # {our head: their name}
@@ -76,6 +79,7 @@ ANSWERS |= {"reasoning": "vil_binary_prediction"}
 # {the config's number: names in a file of which the first axis is it}
 SIZES = {
     "num_labels": r"(module\.)?vil_prediction\.(logit_fc|main)\.3\.(weight|weight_v)",
+    "num_tasks": rf"(module\.)?(bert\.)?{TASK}",
     "num_scene_labels": r"(module\.)?vil_prediction_gqa\.logit_fc\.3\.weight",
 }
 
@@ -111,6 +115,8 @@ def fitted(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
         for name in names:
             if re.fullmatch(pattern, name):
                 made[field] = tensors.shape(name)[0]
+    if any(name.endswith(TASK) for name in names):
+        made[LATER] = True
     if any("vil_prediction." in name for name in names):
         kind = TASKS
         made.setdefault(LATER, False)
@@ -157,9 +163,12 @@ def model(config: Mapping[str, Any]) -> Vilbert:
         activation=activation_of(given["v_hidden_act"], "config"),
         norm_epsilon=fields["norm_epsilon"],
     )
+    fields |= {"depth": lone["t"], "pooling": "class"}
+    told = given.get(LATER)
+    text = TaskBert(**fields, tasks=given["num_tasks"]) if told else Bert(**fields)
     tasks = EARLIER if earlier else TWELVE
     return Vilbert(
-        Bert(**{**fields, "depth": lone["t"]}, pooling="class"),
+        text,
         image,
         len(given["t_biattention_id"]),
         given["bi_hidden_size"],
@@ -183,6 +192,7 @@ def config(model: Vilbert) -> dict[str, Any]:
         "model_type": "vilbert",
         **FIXED,
         **(EARLIER_FIXED if model.scaled_answers else TWELVE_FIXED),
+        **({LATER: True, "num_tasks": text.tasks} if isinstance(text, TaskBert) else {}),
         "num_hidden_layers": text.depth + depth,
         "t_biattention_id": list(range(text.depth, text.depth + depth)),
         "v_feature_size": image.feature_dim,
@@ -264,6 +274,8 @@ def _streams(model: Vilbert, theirs: str) -> tuple[Row | Aside, ...]:
         *rows(dense(f"{theirs}v_pooler.dense", "image_pool")),
         Aside(r".*\.biOutput\.q_dense[12]\.(weight|bias)", "layers that no release calls"),
     )
+    if isinstance(text, TaskBert):
+        made += (Row(f"{theirs}{TASK}", "text/task_embedding"),)
     if image.depth:
         made += layers(seen, "image/blocks", image.depth, BLOCK)
     return made

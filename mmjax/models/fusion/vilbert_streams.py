@@ -10,6 +10,7 @@ from mmjax.models.encoders.bert import Bert
 from mmjax.models.encoders.regions import RegionTower
 from mmjax.models.fusion.heads import INITIAL
 from mmjax.models.fusion.pictures import each, together
+from mmjax.models.fusion.task_bert import TaskBert, without_task
 from mmjax.models.interfaces import Fused
 from mmjax.models.layers.dense import product_of
 from mmjax.models.layers.transformer import Block, stacked
@@ -129,6 +130,7 @@ class VilbertStreams(nn.Module):
         row: Int[Array, " batch"] | None = None,
         train: bool = False,
         token_type: Int[Array, "batch length"] | None = None,
+        task: Int[Array, " batch"] | None = None,
     ) -> Fused:
         """Texts with the regions of their pictures; pooled is the product of both streams' vectors.
 
@@ -143,13 +145,14 @@ class VilbertStreams(nn.Module):
           row: the rows' global numbers; nothing is drawn by them here.
           train: whether numbers are dropped (needs an rng named 'dropout').
           token_type: each token's kind; None for 0 everywhere.
+          task: number of each row's task, where the text is a `TaskBert`; None for 0 everywhere.
 
         Raises:
           ValueError: towers or inputs that do not fit each other.
         """
         del row
         words = {"token_ids": token_ids, "text_mask": text_mask, "token_type": token_type}
-        words |= {"regions": regions, "boxes": boxes, "region_mask": region_mask}
+        words |= {"regions": regions, "boxes": boxes, "region_mask": region_mask, "task": task}
         if regions.ndim == 3:
             return self._fuse(**words, train=train)
         pictures = regions.shape[1]
@@ -165,6 +168,7 @@ class VilbertStreams(nn.Module):
         regions: Float[Array, "batch regions features"],
         boxes: Float[Array, "batch regions places"],
         region_mask: Bool[Array, "batch regions"],
+        task: Int[Array, " batch"] | None,
         train: bool,
     ) -> Fused:
         """Texts with one picture each."""
@@ -174,7 +178,11 @@ class VilbertStreams(nn.Module):
                 f"text.pooling={text.pooling!r}: the text is pooled after the last bridge, so "
                 "text.pooling='class'."
             )
-        words = text(token_ids, text_mask, train=train, token_type=token_type)
+        told = isinstance(text, TaskBert)
+        if task is not None and not told:
+            raise ValueError("task is given, and the text tower does not take it; use a TaskBert.")
+        more = {"task": task} if told else {}
+        words = text(token_ids, text_mask, train=train, token_type=token_type, **more)
         places = image(regions, boxes, region_mask, train=train)
         crossings, recompute = stacked(Crossing, self.depth, text.scan, text.remat)
         streams = [
@@ -198,7 +206,8 @@ class VilbertStreams(nn.Module):
         pooled = of_text * of_image
         if train and text.dropout:
             pooled = nn.Dropout(text.dropout, deterministic=False)(pooled)
-        return Fused(tokens, words.mask, found, places.mask, pooled)
+        tokens = without_task(tokens) if told else tokens
+        return Fused(tokens, text_mask, found, places.mask, pooled)
 
     def pool(
         self, text: Float[Array, "batch length dim"], image: Float[Array, "batch regions image_dim"]

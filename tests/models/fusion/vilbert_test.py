@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding
 
 from mmjax.models.encoders.bert import Bert
 from mmjax.models.encoders.regions import RegionTower
+from mmjax.models.fusion.task_bert import TaskBert
 from mmjax.models.fusion.vilbert import EARLIER, TWELVE, Vilbert
 from mmjax.parallel.layout import lay_out
 from mmjax.parallel.mesh import make_mesh
@@ -134,6 +135,30 @@ def test_scores_are_float32_and_padding_is_never_pointed_at(random_variables, he
     odds = model.apply(variables, out, method="matching_logits")
     logs = jax.nn.log_softmax(scores["matching"])
     np.testing.assert_allclose(odds, logs[:, 0] - logs[:, 1], atol=1e-5)
+
+
+def test_a_task_is_told_by_a_token_that_the_text_does_not_keep(random_variables):
+    plain = make()
+    fields = {
+        name: getattr(plain.text, name) for name in ("vocab_size", "length", "dim", "mlp_dim")
+    }
+    text = TaskBert(**fields, depth=2, num_heads=2, pooling="class", tasks=4)
+    model = plain.clone(text=text)
+    variables = random_variables(model, *words().values())
+    task = jnp.asarray([0, 3, 0])
+
+    @jax.jit
+    def run(task):
+        return model.apply(variables, **words(), task=task, method="fuse")
+
+    out, zero = run(task), run(None)
+    assert out.text.shape == (3, 6, 16)
+    assert out.text_mask.shape == (3, 6)
+    changed = np.abs(out.pooled - zero.pooled).max(axis=-1)
+    assert changed[1] > 1e-3
+    assert max(changed[0], changed[2]) < 2e-6
+    with pytest.raises(ValueError, match="does not take it; use a TaskBert"):
+        plain.apply({"params": {}}, **words(), task=task, method="fuse")
 
 
 def test_numbers_are_dropped_in_training_alone(random_variables):
