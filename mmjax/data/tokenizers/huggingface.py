@@ -139,6 +139,20 @@ class HuggingFaceTokenizer(Tokenizer):
         """See `Tokenizer.piece`."""
         return self._library.id_to_token(number) or ""
 
+    def encode_cleaned(self, text: str) -> list[int]:
+        """See `Tokenizer.encode_cleaned`: the file's normalizer is left out."""
+        return guarded(
+            lambda: self._bare.encode(text, add_special_tokens=False).ids,
+            "the tokenizer cannot encode a text",
+        )
+
+    @functools.cached_property
+    def _bare(self) -> tokenizers.Tokenizer:
+        """The library's object without a normalizer."""
+        library = _load(self.content())
+        library.normalizer = tokenizers.normalizers.Sequence([])
+        return library
+
     def content(self) -> bytes:
         """See `Tokenizer.content`."""
         return self._state[1]

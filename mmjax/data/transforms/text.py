@@ -112,7 +112,12 @@ class Tokenize:
           BadSample: cause 'caption', no token is left or the tokenizer cannot express the text.
         """
         try:
-            found = self.tokenizer.encode(clean_text(text, self.cleaning))
+            cleaned = clean_text(text, self.cleaning)
+            # CLIP's own code lowers the case last; the normalizer in published files would compose
+            # letters once more after that.
+            whole = self.cleaning == "clip"
+            encode = self.tokenizer.encode_cleaned if whole else self.tokenizer.encode
+            found = encode(cleaned)
         except ValueError as error:
             raise BadSample("caption", str(error)) from None
         if not found and not self.allow_empty:

@@ -9,6 +9,7 @@ import pickle
 
 import pytest
 import sentencepiece
+import tokenizers
 
 from mmjax.data.tokenizers.base import LARGEST_ID
 from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer
@@ -246,3 +247,14 @@ def test_a_token_is_spelt_as_in_the_vocabulary(trained, piece_file):
         spelt = [tokenizer.piece(number) for number in tokenizer.encode("the river")]
         assert "".join(spelt).strip("▁Ġ").replace("▁", " ").replace("Ġ", " ") == "the river"
         assert tokenizer.piece(10_000) == ""
+
+
+def test_a_cleaned_text_is_not_changed_once_more_by_the_files_normalizer(tmp_path):
+    library = tokenizers.Tokenizer(tokenizers.models.WordLevel({"h\u0331": 0, "\u1e96": 1}, ""))
+    library.normalizer = tokenizers.normalizers.NFC()
+    library.save(str(tmp_path / "tokenizer.json"))
+    ours = HuggingFaceTokenizer(tmp_path / "tokenizer.json")
+    assert ours.encode("h\u0331") == [1]  # composed
+    assert ours.encode_cleaned("h\u0331") == [0]
+    assert ours.encode("h\u0331") == [1]
+    assert pickle.loads(pickle.dumps(ours)).encode_cleaned("h\u0331") == [0]
