@@ -48,6 +48,9 @@ def _export(known: argparse.Namespace) -> int:
 def _parity(known: argparse.Namespace) -> int:
     parity = importlib.import_module("mmjax.interop.parity")
     theirs = pathlib.Path(known.theirs)
+    if not theirs.is_dir():
+        kind = importlib.import_module("mmjax.interop.errors").WeightsError
+        raise kind(f"{known.theirs!r}: no such folder.")
     if (theirs / "meta.json").is_file():
         made = parity.run(theirs, _tensors(known.ours, theirs, parity))
         answers = parity.stored(theirs)

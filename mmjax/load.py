@@ -31,6 +31,7 @@ from mmjax.interop.reading import fill
 from mmjax.interop.sources import Source, contract_of, is_published, open_source
 from mmjax.interop.tensors import WeightsError
 from mmjax.interop.tokenizing import FILES, open_file
+from mmjax.parallel.accelerator import leave_out_tpu
 from mmjax.parallel.layout import lay_out
 from mmjax.preprocess import Contract
 from mmjax.training.checkpoint import find_checkpoint
@@ -68,6 +69,7 @@ def load(
     Raises:
       WeightsError: nothing there, damaged, of a kind that is not built, or arrays left over.
     """
+    leave_out_tpu()
     if dtype not in DTYPES:
         raise WeightsError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}.")
     if is_published(source):

@@ -52,6 +52,9 @@ def test_parity_with_other_weights_says_where_it_first_exceeds_the_bound(capsys,
 
 
 def test_what_is_typed_wrongly_is_one_line_and_status_two(capsys, tmp_path):
+    folder = str(PUBLISHED / "vit")
+    assert main(["parity", folder, str(tmp_path / "no")]) == 2
+    assert "no such folder" in capsys.readouterr().err
     assert main(["export", "weights", str(tmp_path / "no"), str(tmp_path / "out")]) == 2
     assert "no such file or folder" in capsys.readouterr().err
     with pytest.raises(SystemExit) as left:

@@ -148,6 +148,13 @@ def test_what_is_no_picture_and_no_text_is_refused(whole, tmp_path):
         loaded.encode_text([3])
 
 
+def test_classes_need_names(whole):
+    loaded, theirs, _ = whole
+    for labels in ([], "cat"):
+        with pytest.raises(ValueError, match="at least one"):
+            loaded.classify(images_of(theirs)[0], labels)
+
+
 def test_a_source_that_is_nothing_is_one_clear_error(tmp_path):
     with pytest.raises(WeightsError, match="no such"):
         mmjax.load(tmp_path / "absent.npz" / "x")

@@ -164,6 +164,8 @@ class Loaded:
         """
         self._need("classify", "image")
         check(tuple(templates))
+        if not labels or isinstance(labels, str):
+            raise ValueError(f"labels={labels!r}: give the names of the classes, at least one.")
         texts = [fill(template, label) for label in labels for template in templates]
         encoded = self.encode_text(texts).reshape(len(labels), len(templates), -1)
         classes = unit(encoded.mean(axis=1))  # [classes, templates, dim] -> [classes, dim]

@@ -6,12 +6,13 @@ other override, and so it stands in the saved config like everything else.
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmjax.config import ConfigError, spec
+from mmjax.config import ConfigError, nearest, spec
 from mmjax.data.sources.patterns import is_address
 from mmjax.interop.reading import model_of
 from mmjax.interop.sources import contract_of, is_published, open_source
@@ -44,6 +45,11 @@ def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> Sequence[
     """
     if not config.get("adopt"):
         return overrides
+    for path, text in overrides:  # before a source is missed: its key may be there, misspelt
+        key = re.split(r"[.\[]", path)[0]
+        if key not in config:
+            near = nearest(key, sorted(config))
+            raise ConfigError(f"--config.{path}={text}: no key {key!r} in config.{near}")
     name = dict(overrides).get("init_from", config.init_from)
     if not name:
         raise ConfigError(

@@ -104,6 +104,8 @@ def test_what_a_run_would_do_otherwise_than_the_source_is_named_on_both_sides(sh
 def test_without_a_source_the_recipe_says_what_to_give(shard, tmp_path):
     with pytest.raises(ConfigError, match=r"give --config\.init_from="):
         run(shard, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"no key 'init_fron'.*init_from"):
+        run(shard, tmp_path / "run", f"--config.init_fron={SOURCE}")
     with pytest.raises(ConfigError, match="no published weights"):
         run(shard, tmp_path / "run", f"--config.init_from={tmp_path}")
 
