@@ -1,5 +1,7 @@
 """Heads that several models of text and picture have: answers, regions, plain scores."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -9,6 +11,19 @@ from mmjax.models.layers.mlp import activation
 from mmjax.typing import Array, Float
 
 INITIAL = nn.initializers.normal(0.02)
+
+
+def check_heads(heads: Sequence[str], known: Sequence[str]) -> None:
+    """Raises ValueError for a head that a model cannot have."""
+    unknown = [head for head in heads if head not in known]
+    if unknown:
+        raise ValueError(f"heads={heads!r}: {unknown[0]!r} is none of {', '.join(known)}.")
+
+
+def need(heads: Sequence[str], head: str) -> None:
+    """Raises ValueError for a model without this head."""
+    if head not in heads:
+        raise ValueError(f"This model has no {head!r} head; add it to heads={heads!r}.")
 
 
 class ScoreHead(nn.Module):

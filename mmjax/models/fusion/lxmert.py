@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mmjax.models.encoders.bert import Bert
 from mmjax.models.encoders.regions import RegionTower
-from mmjax.models.fusion.heads import INITIAL, AnswerHead, RegionHead, ScoreHead
+from mmjax.models.fusion.heads import INITIAL, AnswerHead, RegionHead, ScoreHead, check_heads, need
 from mmjax.models.fusion.pictures import each, pair, together
 from mmjax.models.interfaces import Fused
 from mmjax.models.layers.attention import Attention
@@ -132,9 +132,7 @@ class Lxmert(nn.Module):
 
     def setup(self):
         """Makes the heads; their scores are float32."""
-        unknown = [head for head in self.heads if head not in HEADS]
-        if unknown:
-            raise ValueError(f"heads={self.heads!r}: {unknown[0]!r} is none of {', '.join(HEADS)}.")
+        check_heads(self.heads, HEADS)
         text = self.text
         how = (text.activation, text.norm_epsilon)
         if "masked_lm" in self.heads:
@@ -227,13 +225,13 @@ class Lxmert(nn.Module):
         self, tokens: Float[Array, "batch places dim"]
     ) -> Float[Array, "batch places words"]:
         """Logits of all words, float32, for tokens of the text: all or those asked for."""
-        self._need("masked_lm")
+        need(self.heads, "masked_lm")
         path = "/".join((*self.text.path, "token_embedding"))
         return self.masked_lm(tokens, self.text.token_embedding, path)
 
     def matching_scores(self, fused: Fused) -> Float[Array, "batch two"]:
         """Scores of 'the text tells of another picture' and 'it tells of this one', float32."""
-        self._need("matching")
+        need(self.heads, "matching")
         return self.matching_head(fused.pooled)
 
     def matching_logits(self, fused: Fused) -> Float[Array, " batch"]:
@@ -245,25 +243,20 @@ class Lxmert(nn.Module):
         self, tokens: Float[Array, "batch regions dim"]
     ) -> dict[str, Float[Array, "batch regions _"]]:
         """{kind: scores, float32} for tokens of the picture."""
-        self._need("regions")
+        need(self.heads, "regions")
         return self.regions_head(tokens)
 
     def answer_logits(self, fused: Fused, train: bool = False) -> Float[Array, "batch answers"]:
         """Scores of all answers, float32."""
         del train
-        self._need("answer")
+        need(self.heads, "answer")
         return self.answer_head(fused.pooled)
 
     def reasoning_logits(self, fused: Fused, train: bool = False) -> Float[Array, "batch two"]:
         """Scores of 'the statement is false' and 'it is true' of two pictures, float32."""
         del train
-        self._need("reasoning")
+        need(self.heads, "reasoning")
         return self.reasoning_head(pair(fused.pooled, self.text.dim))
-
-    def _need(self, head: str) -> None:
-        """Raises ValueError for a model without this head."""
-        if head not in self.heads:
-            raise ValueError(f"This model has no {head!r} head; add it to heads={self.heads!r}.")
 
     def __call__(
         self,

@@ -5,7 +5,14 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mmjax.models.fusion.heads import AnswerHead, RegionHead, ScaledAnswerHead, ScoreHead
+from mmjax.models.fusion.heads import (
+    AnswerHead,
+    RegionHead,
+    ScaledAnswerHead,
+    ScoreHead,
+    check_heads,
+    need,
+)
 from mmjax.models.fusion.pictures import pair
 from mmjax.models.fusion.vilbert_streams import VilbertStreams
 from mmjax.models.interfaces import Fused
@@ -59,10 +66,7 @@ class Vilbert(VilbertStreams):
     def setup(self):
         """Makes the heads."""
         super().setup()
-        unknown = [head for head in self.heads if head not in TWELVE]
-        if unknown:
-            known = ", ".join(TWELVE)
-            raise ValueError(f"heads={self.heads!r}: {unknown[0]!r} is none of {known}.")
+        check_heads(self.heads, TWELVE)
         wide, text = 2 * self.bridge_dim, self.text
         how = (text.activation, text.norm_epsilon, text.dtype)
         answers = ScaledAnswerHead if self.scaled_answers else AnswerHead
@@ -87,7 +91,7 @@ class Vilbert(VilbertStreams):
         self, tokens: Float[Array, "batch places dim"]
     ) -> Float[Array, "batch places words"]:
         """Logits of all words for tokens of the text: all or those asked for."""
-        self._need("masked_lm")
+        need(self.heads, "masked_lm")
         path = "/".join((*self.text.path, "token_embedding"))
         return self.masked_lm(tokens, self.text.token_embedding, path)
 
@@ -169,10 +173,5 @@ class Vilbert(VilbertStreams):
         return fused, {head: asked[head]() for head in self.heads}
 
     def _head(self, head: str) -> nn.Module:
-        self._need(head)
+        need(self.heads, head)
         return getattr(self, f"{head}_head")
-
-    def _need(self, head: str) -> None:
-        """Raises ValueError for a model without this head."""
-        if head not in self.heads:
-            raise ValueError(f"This model has no {head!r} head; add it to heads={self.heads!r}.")

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.encoders.bert import Bert
+from mmjax.models.fusion.heads import check_heads, need
 from mmjax.models.fusion.patch_tokens import PatchTokens
 from mmjax.models.fusion.pictures import each, together
 from mmjax.models.interfaces import Fused
@@ -135,9 +136,7 @@ class Vilt(nn.Module):
 
     def setup(self):
         """Makes the heads; their scores are float32."""
-        unknown = [head for head in self.heads if head not in HEADS]
-        if unknown:
-            raise ValueError(f"heads={self.heads!r}: {unknown[0]!r} is none of {', '.join(HEADS)}.")
+        check_heads(self.heads, HEADS)
         tower = self.stream
         if "masked_lm" in self.heads:
             self.masked_lm = MaskedLmHead(tower.activation, tower.norm_epsilon, tower.dtype)
@@ -185,23 +184,23 @@ class Vilt(nn.Module):
         self, tokens: Float[Array, "batch places dim"]
     ) -> Float[Array, "batch places words"]:
         """Logits of all words, float32, for tokens of the stream: all or those asked for."""
-        self._need("masked_lm")
+        need(self.heads, "masked_lm")
         path = "/".join((*self.stream.path, "token_embedding"))
         return self.masked_lm(tokens, self.stream.token_embedding, path)
 
     def matching_logits(self, fused: Fused) -> Float[Array, " batch"]:
         """Logarithm of the odds that the text tells of the picture."""
-        self._need("matching")
+        need(self.heads, "matching")
         return self.matching_head(fused.pooled)[:, 0]
 
     def answer_logits(self, fused: Fused) -> Float[Array, "batch answers"]:
         """Scores of all answers, float32."""
-        self._need("answer")
+        need(self.heads, "answer")
         return self.answer_head(fused.pooled)
 
     def reasoning_logits(self, fused: Fused) -> Float[Array, "batch two"]:
         """Scores of 'the statement is false' and 'it is true', float32."""
-        self._need("reasoning")
+        need(self.heads, "reasoning")
         wanted = self.pictures * self.stream.dim
         if fused.pooled.shape[-1] != wanted:
             raise ValueError(
@@ -210,11 +209,6 @@ class Vilt(nn.Module):
                 f"{self.pictures}, height, width, channels]."
             )
         return self.reasoning_head(fused.pooled)
-
-    def _need(self, head: str) -> None:
-        """Raises ValueError for a model without this head."""
-        if head not in self.heads:
-            raise ValueError(f"This model has no {head!r} head; add it to heads={self.heads!r}.")
 
     def __call__(
         self,

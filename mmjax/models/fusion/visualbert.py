@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.encoders.bert import Bert
+from mmjax.models.fusion.heads import check_heads, need
 from mmjax.models.fusion.phrases import PhraseAlignment
 from mmjax.models.interfaces import Fused, TowerOutput
 from mmjax.models.layers.compute import compute_type
@@ -153,9 +154,7 @@ class VisualBert(nn.Module):
 
     def setup(self):
         """Makes the heads; their scores are float32."""
-        unknown = [head for head in self.heads if head not in HEADS]
-        if unknown:
-            raise ValueError(f"heads={self.heads!r}: {unknown[0]!r} is none of {', '.join(HEADS)}.")
+        check_heads(self.heads, HEADS)
         tower = self.stream
         if "masked_lm" in self.heads:
             self.masked_lm = MaskedLmHead(tower.activation, tower.norm_epsilon, tower.dtype)
@@ -207,13 +206,13 @@ class VisualBert(nn.Module):
         self, tokens: Float[Array, "batch places dim"]
     ) -> Float[Array, "batch places words"]:
         """Logits of all words, float32, for tokens of the stream: all or those asked for."""
-        self._need("masked_lm")
+        need(self.heads, "masked_lm")
         path = "/".join((*self.stream.path, "token_embedding"))
         return self.masked_lm(tokens, self.stream.token_embedding, path)
 
     def matching_scores(self, fused: Fused) -> Float[Array, "batch two"]:
         """Scores of 'the text tells of the picture' and 'it does not', float32."""
-        self._need("matching")
+        need(self.heads, "matching")
         return self.matching_head(fused.pooled)
 
     def matching_logits(self, fused: Fused) -> Float[Array, " batch"]:
@@ -226,13 +225,13 @@ class VisualBert(nn.Module):
 
         The last real token but one is read: the question mark, or where a mask token was put.
         """
-        self._need("answer")
+        need(self.heads, "answer")
         place = jnp.maximum(fused.text_mask.sum(axis=1) - 2, 0)
         return self.answer_head(self._drop(take(fused.text, place), train))
 
     def reasoning_logits(self, fused: Fused, train: bool = False) -> Float[Array, "batch two"]:
         """Scores of 'the statement is false' and 'it is true', float32."""
-        self._need("reasoning")
+        need(self.heads, "reasoning")
         return self.reasoning_head(self._drop(fused.pooled, train))
 
     def alignment_logits(
@@ -245,18 +244,13 @@ class VisualBert(nn.Module):
           phrases: place of each phrase's token in the whole sequence; -1 for padding, whose scores
             mean nothing.
         """
-        self._need("alignment")
+        need(self.heads, "alignment")
         tokens = jnp.concatenate([fused.text, fused.image], axis=1)
         chosen = jnp.take_along_axis(tokens, jnp.maximum(phrases, 0)[..., None], axis=1)
         return self.alignment(chosen, fused.image, fused.image_mask)
 
     def _drop(self, x: Float[Array, "batch dim"], train: bool) -> Float[Array, "batch dim"]:
         return self.drop(x.astype(jnp.float32), deterministic=not train)
-
-    def _need(self, head: str) -> None:
-        """Raises ValueError for a model without this head."""
-        if head not in self.heads:
-            raise ValueError(f"This model has no {head!r} head; add it to heads={self.heads!r}.")
 
     def __call__(
         self,
