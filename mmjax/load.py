@@ -27,6 +27,7 @@ from mmjax.config import build, from_json
 from mmjax.data.sources.patterns import is_address
 from mmjax.interop.errors import line
 from mmjax.interop.loaded import Loaded, Origin
+from mmjax.interop.origin import from_folder
 from mmjax.interop.reading import fill
 from mmjax.interop.sources import Source, contract_of, is_published, open_source
 from mmjax.interop.tensors import WeightsError
@@ -138,12 +139,14 @@ def _ours(
     file = next((folder / file for file in FILES if (folder / file).is_file()), None)
     tokenizer = file and open_file(file, dict(config.get("tokenizer") or {}))
     missing = {} if tokenizer is not None else {"text": " or ".join(FILES)}
+    told, aside = from_folder(folder)  # of the published weights that the run began with
+    theirs = told.get("config") or json.loads(config.to_json_best_effort())
     return Loaded(
         _computing(model, dtype),
         variables,
         contract,
         tokenizer,
-        Origin(name, config=json.loads(config.to_json_best_effort()), step=int(folder.name)),
+        Origin(name, told.get("family", ""), theirs, aside, int(folder.name)),
         missing,
         mesh,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from mmjax import paths
 from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from mmjax.interop import processing
-from mmjax.interop.family import Family
+from mmjax.interop.family import Family, compare
 from mmjax.interop.loaded import Loaded
 from mmjax.interop.rows import write
 from mmjax.interop.sources import MODEL_TYPES, OPEN_CLIP, family_named
@@ -130,8 +130,18 @@ def _replaced(out: pathlib.Path, form: str, overwrite: bool) -> bool:
 def _arrays(loaded: Loaded, family: Family) -> dict[str, np.ndarray]:
     """{their name: array} of a model, with what was set aside on reading."""
     flat = {path: np.asarray(x) for path, x in paths.flatten(loaded.variables).items()}
-    same = loaded.origin.family == family.name
-    return write(family.table(loaded.model), flat, loaded.origin.aside if same else None)
+    return write(family.table(loaded.model), flat, _aside(loaded, family))
+
+
+def _aside(loaded: Loaded, family: Family) -> Mapping[str, np.ndarray]:
+    """What was set aside on reading, where the model still has the sizes that it had there."""
+    origin = loaded.origin
+    if origin.family != family.name or not origin.aside:
+        return {}
+    try:
+        return {} if compare(loaded.model, family.model(origin.config)) else origin.aside
+    except WeightsError:
+        return {}
 
 
 def published(loaded: Loaded, family: Family) -> Arrays:

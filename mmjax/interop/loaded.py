@@ -48,8 +48,8 @@ class Origin:
 
     Attributes:
       source: as given; an hf:// address with its commit.
-      family: kind of published model, '' for a run of ours.
-      config: theirs, or the run's.
+      family: kind of published model; of a run of ours that which it began with, or ''.
+      config: theirs; the run's where it began with nothing published.
       aside: {their name: array} that our model has no use for.
       step: of a run of ours.
     """

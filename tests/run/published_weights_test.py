@@ -2,19 +2,23 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import mmjax
 from mmjax import paths
 from mmjax.config import ConfigError
+from mmjax.interop.export import export_weights
 from mmjax.interop.family import compare
 from mmjax.run.assembly import assemble, named_tokenizer, with_tokenizer
 from mmjax.run.flags import parse_train
 from mmjax.run.training import train
 
 ROOT = pathlib.Path(__file__).parents[2]
+ASIDE = "text_model.embeddings.position_ids"
 SOURCE = ROOT / "tests" / "golden" / "whole" / "clip_hf"
 
 
@@ -40,10 +44,13 @@ def flat(loaded):
 
 @pytest.fixture(scope="module")
 def full(shard, tmp_path_factory):
-    """The workdir of a fine-tuning of both towers."""
-    workdir = tmp_path_factory.mktemp("full") / "run"
-    run(shard, workdir, f"--config.init_from={SOURCE}")
-    return workdir
+    """The workdir of a fine-tuning of both towers, of a file that also holds what we do not use."""
+    folder = tmp_path_factory.mktemp("full")
+    source = pathlib.Path(shutil.copytree(SOURCE, folder / "source"))
+    arrays = load_file(source / "model.safetensors")
+    save_file({**arrays, ASIDE: np.arange(16)[None]}, source / "model.safetensors")
+    run(shard, folder / "run", f"--config.init_from={source}")
+    return folder / "run"
 
 
 def test_all_of_a_published_model_is_fine_tuned_and_its_workdir_loads(full):
@@ -66,12 +73,22 @@ def test_all_of_a_published_model_is_fine_tuned_and_its_workdir_loads(full):
 
 def test_the_workdir_tells_where_its_weights_came_from(full):
     told = json.loads((full / "origin.json").read_text())
-    assert told["source"] == str(SOURCE)
+    assert told["source"] == str(full.parent / "source")
     assert told["family"] == "hf/clip"
     assert (full / "checkpoints" / "2" / "origin.json").exists()
     saved = json.loads((full / "config.json").read_text())
     assert saved["model"]["image"]["activation"] == "quick_gelu"
     assert saved["preprocess"]["resize"] == "shortest"
+
+
+def test_what_was_set_aside_is_written_back_from_the_workdir(full, tmp_path):
+    tuned = mmjax.load(full)
+    assert tuned.origin.family == "hf/clip"
+    export_weights(tuned, tmp_path / "out", "hf")
+    np.testing.assert_array_equal(
+        load_file(tmp_path / "out" / "model.safetensors")[ASIDE], np.arange(16)[None]
+    )
+    assert set(flat(mmjax.load(tmp_path / "out"))) == set(flat(tuned))
 
 
 def test_a_tower_can_be_locked_and_positions_fit_another_picture_size_and_length(shard, tmp_path):
