@@ -105,7 +105,7 @@ def _told(name: str, error: Exception) -> str:
 def _published(source: Source, mesh: Mesh | None, dtype: str) -> Loaded:
     filled = fill(source.family, source.config, source.tensors, _placing(mesh), _kind(dtype))
     contract = contract_of(source, filled.model)
-    origin = Origin(source.name, source.family.name, source.config, filled.read.aside)
+    origin = Origin(source.name, source.family.name, filled.config, filled.read.aside)
     return Loaded(
         _computing(filled.model, dtype),
         filled.variables,

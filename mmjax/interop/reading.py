@@ -32,6 +32,7 @@ class Filled:
 
     Attributes:
       family: what kind of published model it was.
+      config: theirs, with what the file alone told.
       model: ours.
       variables: {'params': ..., 'batch_stats': ...}, nested; the latter where there are any.
       table: of the model.
@@ -39,6 +40,7 @@ class Filled:
     """
 
     family: Family
+    config: Mapping[str, Any]
     model: Any
     variables: dict[str, PyTree]
     table: Table
@@ -150,4 +152,4 @@ def fill(
     variables = {
         collection: paths.unflatten(flat) for collection, flat in found.trees().items() if flat
     }
-    return Filled(family, model, variables, table, found)
+    return Filled(family, family.fitted(config, tensors), model, variables, table, found)

@@ -85,7 +85,7 @@ def _read(name: str, ema: bool) -> _Given:
         filled = fill(source.family, source.config, source.tensors)
         say(f"weights: {source.name} ({source.family.name}).")
         trees = (filled.variables["params"], filled.variables.get("batch_stats", {}))
-        files = to_files(source.name, source.family.name, source.config, filled.read.aside)
+        files = to_files(source.name, source.family.name, filled.config, filled.read.aside)
         contract = contract_of(source, filled.model)
         return _Given(trees, filled.model, contract, files, tuple(source.missing))
     with local_source(name) as local:
