@@ -10,11 +10,12 @@ from mmjax.data.dataset import Dataset
 from mmjax.data.mixture import Order
 from mmjax.data.sources.base import CAUSES, BadSample, Source
 from mmjax.data.transforms.decode import EncodedImage, PendingImage
+from mmjax.typing import WORDS
 
 ATTEMPTS = 8  # replacements for one row before it stays empty
-_WORDS = ("image", "patches", "patch_mask", "patch_grid", "token_ids", "text_mask", "label")
-_WORDS += ("image_mask", "masked_ids", "mlm_labels")
-_WORDS += ("image_features", "text_features")
+# Words that rows give themselves; all others are as a transform or the fields made them.
+_OWN = ("row", "valid", "sample_id", "caption_id", "group", "bad_samples")
+_WORDS = tuple(word for word in WORDS if word not in _OWN)
 _MASK = (1 << 64) - 1
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
 
