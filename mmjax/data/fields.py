@@ -1,20 +1,28 @@
 """What the members of a record mean: which is the picture, which the captions, which the group."""
 
 import dataclasses
-import functools
-import json
 from typing import Any
 
 import numpy as np
 
+from mmjax.data.members import (
+    Members,
+    as_group,
+    as_label,
+    as_text,
+    as_texts,
+    as_truth,
+    split_places,
+)
 from mmjax.data.sources.base import BadSample, Record, Source
 from mmjax.data.transforms.decode import EncodedImage
 
 __all__ = ["Fields", "check_first"]
 
-_LONGEST_TEXT = 1 << 24  # bytes; transforms cut captions, this only keeps a bomb from being split
 _SPLITS = ("lines", "none")
 _TRIES = 64
+_SINGLE = ("image_from", "caption_from", "group_from", "label_from", "answers_from", "truth_from")
+_SEVERAL = ("images_from", "facts_from")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +40,11 @@ class Fields:
       group_from: what pictures of one thing share, a text or number; such rows are positives of
         each other. '__key__' is the record's own name.
       label_from: the class number.
+      images_from: the places of several pictures of a sample, in order, in place of `image_from`.
+      answers_from: the answers to a question, one text or a list of them.
+      truth_from: whether a statement is true.
+      facts_from: places of what evaluation tells errors apart by, such as 'json:answer_type'; a
+        fact is named by the last part of its place.
       background: the colour that transparent pixels are laid on, red, green, blue, 0 to 255.
 
     Raises:
@@ -43,6 +56,10 @@ class Fields:
     caption_split: str = "lines"
     group_from: str = ""
     label_from: str = ""
+    images_from: tuple[str, ...] = ()
+    answers_from: str = ""
+    truth_from: str = ""
+    facts_from: tuple[str, ...] = ()
     background: tuple[int, int, int] = (255, 255, 255)
 
     def __post_init__(self) -> None:
@@ -52,31 +69,37 @@ class Fields:
             )
         if len(self.background) != 3 or not all(0 <= level <= 255 for level in self.background):
             raise ValueError(f"background={self.background}; give red, green, blue from 0 to 255.")
-        for option in ("image_from", "caption_from", "group_from", "label_from"):
-            for member, path in _places(getattr(self, option)):
-                if not member or path == "":
-                    raise ValueError(
-                        f"{option}={getattr(self, option)!r}; write it as 'txt', 'json:field' or "
-                        "'jpg;png', or '' to do without."
-                    )
+        for option in (*_SINGLE, *_SEVERAL):
+            given = getattr(self, option)
+            for place in given if option in _SEVERAL else (given,):
+                for member, path in split_places(place):
+                    if not member or path == "":
+                        raise ValueError(
+                            f"{option}={given!r}; write it as 'txt', 'json:field' or 'jpg;png', "
+                            "or leave it empty to do without."
+                        )
 
     def __call__(self, record: Record) -> dict[str, Any]:
-        """The sample: 'image', 'captions', 'group' and 'label' as far as asked for.
+        """The sample, as far as asked for.
 
         Args:
           record: of a source.
 
         Returns:
-          'image' (`EncodedImage` or uint8 [height, width, 3]), 'captions' (one at least), 'group',
-          'label', and always 'key' and the 'record' itself.
+          'image' (`EncodedImage` or uint8 [height, width, 3]) or 'images' (a tuple of them),
+          'captions' (one at least), 'group', 'label', 'answers' (texts, one at least), 'truth' (0
+          or 1), 'facts' ({name: text}), and always 'key' and the 'record' itself.
 
         Raises:
           BadSample: 'missing', with the members that were found; 'format' or 'caption' where a
             member holds something else than the option says.
         """
         sample: dict[str, Any] = {"key": str(record.get("__key__", "")), "record": record}
-        read = _Reader(record)
-        if self.image_from:
+        read = Members(record)
+        if self.images_from:
+            found = (read.find("images_from", place) for place in self.images_from)
+            sample["images"] = tuple(self._image(value, read.where(name)) for name, value in found)
+        elif self.image_from:
             name, value = read.find("image_from", self.image_from)
             sample["image"] = self._image(value, read.where(name))
         if self.caption_from:
@@ -84,11 +107,27 @@ class Fields:
             sample["captions"] = self._captions(value, read.where(name))
         if self.group_from:
             name, value = read.find("group_from", self.group_from)
-            sample["group"] = _group(value, read.where(name))
+            sample["group"] = as_group(value, read.where(name))
         if self.label_from:
             name, value = read.find("label_from", self.label_from)
-            sample["label"] = _label(value, read.where(name))
+            sample["label"] = as_label(value, read.where(name))
+        if self.answers_from:
+            name, value = read.find("answers_from", self.answers_from)
+            sample["answers"] = as_texts(value, read.where(name))
+            if not sample["answers"]:
+                raise BadSample("format", f"{read.where(name)} holds no answer.")
+        if self.truth_from:
+            name, value = read.find("truth_from", self.truth_from)
+            sample["truth"] = np.int32(as_truth(value, read.where(name)))
+        if self.facts_from:
+            sample["facts"] = dict(self._fact(read, place) for place in self.facts_from)
         return sample
+
+    def _fact(self, read: Members, place: str) -> tuple[str, str]:
+        name, value = read.find("facts_from", place)
+        last = place.split(";")[0].replace(":", ".").split(".")[-1]
+        number = isinstance(value, int | float | np.number)
+        return last, str(value) if number else as_text(value, read.where(name)).strip()
 
     def _image(self, value: Any, where: str) -> EncodedImage | np.ndarray:
         if isinstance(value, bytes):
@@ -99,16 +138,9 @@ class Fields:
         raise BadSample("format", f"{where} is no picture but {what}.")
 
     def _captions(self, value: Any, where: str) -> tuple[str, ...]:
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
-        if isinstance(value, list | tuple):
-            texts = [_text(item, where) for item in value]
-        else:
-            text = _text(value, where)
-            texts = [text]
-            if self.caption_split == "lines":
-                texts = text.replace("\r", "\n").split("\n")
-        captions = tuple(stripped for text in texts if (stripped := text.strip()))
+        if isinstance(value, bytes | str) and self.caption_split == "lines":
+            value = as_text(value, where).replace("\r", "\n").split("\n")
+        captions = as_texts(value, where)
         if not captions:
             raise BadSample("caption", f"{where} is empty.")
         return captions
@@ -134,116 +166,3 @@ def check_first(source: Source, fields: Fields) -> dict[str, Any]:
         f"{source.describe()}: none of the first {min(_TRIES, len(source))} samples can be used: "
         f"{problem}"
     )
-
-
-class _Reader:
-    """Finds places in one record; each JSON member is parsed once."""
-
-    def __init__(self, record: Record):
-        self.record = record
-        self.parsed: dict[str, Any] = {}
-
-    def where(self, name: str) -> str:
-        shard = self.record.get("__shard__")
-        key = self.record.get("__key__", "?")
-        return f"{shard}: {key}.{name}" if shard else f"{key}.{name}"
-
-    def find(self, option: str, places: str) -> tuple[str, Any]:
-        """(place, value) of the first place that is there."""
-        for member, path in _places(places):
-            if member not in self.record:
-                continue
-            if path is None:
-                return member, self.record[member]
-            value = _field(self.json(member), path)
-            if value is not None:
-                return f"{member}:{path}", value
-        raise BadSample(
-            "missing", f"{self.where('*')}: {option}={places!r}, found {self.members()}."
-        )
-
-    def json(self, member: str) -> Any:
-        if member not in self.parsed:
-            value = self.record[member]
-            if isinstance(value, bytes | str):
-                if len(value) > _LONGEST_TEXT:
-                    raise BadSample("format", f"{self.where(member)} has {len(value):,} bytes.")
-                try:
-                    value = json.loads(value)
-                except (ValueError, RecursionError) as error:
-                    raise BadSample(
-                        "format", f"{self.where(member)} is not JSON: {error}"
-                    ) from None
-            self.parsed[member] = value
-        return self.parsed[member]
-
-    def members(self) -> str:
-        """The members found, with the fields of those that hold JSON."""
-        names = self.record.get("__members__") or [
-            name for name in self.record if not name.startswith("__")
-        ]
-        shown = []
-        for name in names[:20]:
-            inside = self.parsed.get(name)
-            fields = list(inside)[:20] if isinstance(inside, dict) else []
-            shown += [f"{name}:{field}" for field in fields] or [name]
-        return ", ".join(shown) or "no members"
-
-
-@functools.lru_cache(maxsize=256)
-def _places(option: str) -> tuple[tuple[str, str | None], ...]:
-    """'jpg;json:a.b' as (('jpg', None), ('json', 'a.b'))."""
-    places = []
-    for place in option.split(";") if option else ():
-        member, colon, path = place.strip().partition(":")
-        places.append((member, path if colon else None))
-    return tuple(places)
-
-
-def _field(value: Any, path: str) -> Any:
-    """The field of parsed JSON, or None; a key that itself has dots comes first."""
-    if isinstance(value, dict) and path in value:
-        return value[path]
-    for step in path.split("."):
-        if isinstance(value, dict):
-            value = value.get(step)
-        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            return None
-    return value
-
-
-def _text(value: Any, where: str) -> str:
-    if isinstance(value, bytes | str) and len(value) > _LONGEST_TEXT:
-        raise BadSample("caption", f"{where} has {len(value):,} bytes of text.")
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise BadSample("caption", f"{where} is not UTF-8: {error}") from None
-    if not isinstance(value, str):
-        raise BadSample("caption", f"{where} is no text but {type(value).__name__}.")
-    return value
-
-
-def _group(value: Any, where: str) -> str:
-    if isinstance(value, bytes | str):
-        text = _text(value, where).strip()
-        if text:
-            return text
-    elif isinstance(value, int | float | np.number) and not isinstance(value, bool):
-        return str(value)
-    raise BadSample("format", f"{where} is no group: a text or a number is.")
-
-
-def _label(value: Any, where: str) -> int:
-    if isinstance(value, bytes | str):
-        text = _text(value, where).strip()
-        if text.isascii() and text.isdigit() and len(text) <= 10:
-            value = int(text)
-    if isinstance(value, np.integer) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 31:
-        raise BadSample("format", f"{where} is no class number: 0 or more is.")
-    return value

@@ -63,6 +63,11 @@ class Context:
       loss: one padded batch -> {name: (total, count)} of every objective and its metrics, padding
         rows left out, summed over devices; names like 'contrastive', 'contrastive/accuracy'.
       classes: class names in the order of `label`, where the data knows them.
+      facts: position -> what is known of that sample without decoding its picture: 'captions',
+        'answers', 'truth', 'label', and what Fields(facts_from=...) names, by its name.
+      scores: (how the model looks at text and picture together, one of its heads' methods, one
+        padded batch) -> the head's scores of all global rows, host float32.
+      answers: the vocabulary in the order of the 'answer' head's scores, where the data has one.
     """
 
     apply: Callable[[View, Batch], Encoded]
@@ -72,6 +77,9 @@ class Context:
     encode_texts: Callable[[Sequence[str]], np.ndarray]
     loss: Callable[[Batch], dict[str, tuple[float, float]]]
     classes: tuple[str, ...] = ()
+    facts: Callable[[int], dict[str, Any]] = lambda _: {}
+    scores: Callable[[View, str, Batch], np.ndarray] | None = None
+    answers: tuple[str, ...] = ()
     passes: dict[View, Held] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def encode(self, *views: View) -> Held:

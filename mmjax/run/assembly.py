@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import pathlib
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from mmjax.data.dataset import Dataset, Mixture, members_of
 from mmjax.data.fields import check_first
 from mmjax.data.sources.fetching import FetchError
 from mmjax.data.tokenizers.base import Tokenizer
+from mmjax.data.transforms.answers import AnswerScores
 from mmjax.data.transforms.text import Tokenize, check_tokenizer
 from mmjax.preprocess import Contract
 from mmjax.run.settings import check_keys
@@ -107,13 +109,17 @@ def _everything(parts: Parts) -> list[Dataset]:
     return [member for one in data for member in members_of(one)]
 
 
-def needs_tokenizer(parts: Parts) -> bool:
-    """Whether some transform waits for a tokenizer."""
-    return any(
-        isinstance(transform, functools.partial)
-        for member in _everything(parts)
-        for transform in member.transforms
-    )
+def waits_for(transform: Any, name: str) -> bool:
+    """Whether a transform still lacks an argument that only a run can give it."""
+    if not isinstance(transform, functools.partial) or name in transform.keywords:
+        return False
+    return name in inspect.signature(transform.func).parameters
+
+
+def needs(parts: Parts, name: str) -> bool:
+    """Whether some transform waits for a 'tokenizer' or for 'answers'."""
+    found = (t for member in _everything(parts) for t in member.transforms)
+    return any(waits_for(transform, name) for transform in found)
 
 
 def open_tokenizer(path: str | pathlib.Path, tokens: Mapping[str, str] | None = None) -> Tokenizer:
@@ -157,6 +163,35 @@ def named_tokenizer(config: ConfigDict) -> Tokenizer | None:
     return open_tokenizer(config.tokenizer.path, tokens)
 
 
+def bind(parts: Parts, name: str, value: Any) -> Parts:
+    """The parts with a value given to every transform that waits for it.
+
+    Args:
+      parts: as assembled.
+      name: of the transforms' argument.
+      value: what only the run knows.
+    """
+
+    def bound(data: Dataset | Mixture) -> Mixture:
+        members = []
+        for member in members_of(data):
+            transforms = tuple(
+                transform(**{name: value}) if waits_for(transform, name) else transform
+                for transform in member.transforms
+            )
+            members.append(dataclasses.replace(member, path="", transforms=transforms))
+        return Mixture(tuple(members))
+
+    return dataclasses.replace(
+        parts,
+        streams={
+            stream: dataclasses.replace(given, data=bound(given.data))
+            for stream, given in parts.streams.items()
+        },
+        eval_data=bound(parts.eval_data) if parts.eval_data is not None else None,
+    )
+
+
 def with_tokenizer(parts: Parts, tokenizer: Tokenizer | None) -> Parts:
     """The parts with the tokenizer in their transforms, and what it does in the contract.
 
@@ -166,27 +201,8 @@ def with_tokenizer(parts: Parts, tokenizer: Tokenizer | None) -> Parts:
     if tokenizer is None:
         return parts
 
-    def bind(data: Dataset | Mixture) -> Mixture:
-        bound = []
-        for member in members_of(data):
-            transforms = tuple(
-                transform(tokenizer=tokenizer)
-                if isinstance(transform, functools.partial)
-                else transform
-                for transform in member.transforms
-            )
-            bound.append(dataclasses.replace(member, path="", transforms=transforms))
-        return Mixture(tuple(bound))
-
     try:
-        made = dataclasses.replace(
-            parts,
-            streams={
-                name: dataclasses.replace(stream, data=bind(stream.data))
-                for name, stream in parts.streams.items()
-            },
-            eval_data=bind(parts.eval_data) if parts.eval_data is not None else None,
-        )
+        made = bind(parts, "tokenizer", tokenizer)
         contract = _agreed(made, tokenizer)
     except ValueError as error:
         raise ConfigError(str(error)) from None
@@ -223,7 +239,7 @@ def _is_tokenize(transform: Any) -> bool:
 def check_contract(contract: Contract, shapes: Mapping[str, Any], where: str) -> None:
     """Raises ConfigError where the rows that the data gives are not what the contract says."""
     if "image" in shapes:
-        size, given = contract.image_size, tuple(shapes["image"][0])
+        size, given = contract.image_size, tuple(shapes["image"][0])[-3:]
         if given[:2] != (size, size):
             raise ConfigError(
                 f"{where} gives pictures of {given[0]}x{given[1]}, preprocess.image_size is {size}."
@@ -270,6 +286,15 @@ def data_identity(config: ConfigDict, parts: Parts) -> str:
         "rules": digest,
         "tokenizer": parts.recipe.contract.tokenizer,
     }
+    answers = {
+        transform.answers.names
+        for stream in parts.streams.values()
+        for member in members_of(stream.data)
+        for transform in member.transforms
+        if isinstance(transform, AnswerScores)
+    }
+    if answers:  # by content, as the tokenizer
+        facts["answers"] = hashlib.sha256(json.dumps(sorted(answers)).encode()).hexdigest()[:16]
     return json.dumps(facts, sort_keys=True, indent=1)
 
 

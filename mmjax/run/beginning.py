@@ -20,7 +20,7 @@ from mmjax.run.assembly import (
     Parts,
     check_contract,
     named_tokenizer,
-    needs_tokenizer,
+    needs,
     open_tokenizer,
 )
 from mmjax.run.console import say
@@ -73,7 +73,7 @@ def start_mesh(config: ConfigDict, parts: Parts) -> Mesh:
 
 def run_tokenizer(config: ConfigDict, parts: Parts, home: Home) -> Tokenizer | None:
     """The tokenizer named, the one kept in the workdir, or one that process 0 now trains."""
-    if not needs_tokenizer(parts):
+    if not needs(parts, "tokenizer"):
         return None
     if config.tokenizer.path:
         return named_tokenizer(config)

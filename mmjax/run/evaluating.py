@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -19,14 +20,16 @@ from mmjax.data.rows import evaluation_rows
 from mmjax.data.sources.base import BadSample
 from mmjax.data.transforms.captions import clean_caption
 from mmjax.evaluation.base import Context, Evaluator, Result, write_artifact
+from mmjax.objectives.base import Forward
 from mmjax.parallel import hosts
 from mmjax.parallel.mesh import rows_of_process
 from mmjax.parallel.sharding import activations, batch_sharding, replicated, specs_of
 from mmjax.run.assembly import Parts, check_contract, find_tokenize
 from mmjax.run.feeding import late_is_failure, open_feed
+from mmjax.run.vocabulary import answers_of
 from mmjax.training.optimizers.base import merge
 from mmjax.training.state import State
-from mmjax.training.step import apply_model, score
+from mmjax.training.step import apply_model, score, split_params
 from mmjax.typing import Batch, Encoded, PyTree, View
 
 _IDENTITY = ("valid", "group", "label")
@@ -117,6 +120,9 @@ class Evaluation:
             encode_texts=lambda texts: self._encode_texts(texts, params, state.batch_stats),
             loss=lambda batch: self._loss(params, state, batch),
             classes=self._classes(),
+            facts=self._facts,
+            scores=lambda view, head, batch: self._scores(view, head, params, state, batch),
+            answers=self._answers(),
         )
 
     def _batches(self) -> Iterator[Batch]:
@@ -144,7 +150,7 @@ class Evaluation:
         return host
 
     @functools.cached_property
-    def _encoders(self) -> dict[View, Any]:
+    def _encoders(self) -> dict[Any, Any]:
         return {}
 
     def _encoder(self, view: View) -> Any:
@@ -163,11 +169,36 @@ class Evaluation:
         return self._encoders[view]
 
     def _encode(self, view: View, params: PyTree, statistics: PyTree, batch: Batch) -> Encoded:
+        words = self._words(view, batch)
+        embedding = jax.device_get(self._encoder(view)(params, statistics, words))
+        return Encoded(None, None, None, np.asarray(embedding))
+
+    def _head(self, view: View, head: str) -> Any:
+        if (view, head) not in self._encoders:
+
+            def scores(params: PyTree, statistics: PyTree, batch: Batch) -> Any:
+                batch = preprocess.preprocess(batch, self._parts.recipe.contract)
+                forward = Forward(self._apply, params, statistics, False, None)
+                with activations(self._mesh, params=self._specs):
+                    made = forward(head, {"fused": forward.view(view, batch)})
+                return made.astype(jnp.float32)
+
+            self._encoders[view, head] = jax.jit(scores, out_shardings=replicated(self._mesh))
+        return self._encoders[view, head]
+
+    def _scores(
+        self, view: View, head: str, params: PyTree, state: State, batch: Batch
+    ) -> np.ndarray:
+        words = self._words(view, batch)
+        own, _ = split_params(params)
+        return np.asarray(jax.device_get(self._head(view, head)(own, state.batch_stats, words)))
+
+    def _words(self, view: View, batch: Batch) -> Batch:
+        """The words of a view, from a batch of `_batches`."""
         words = {word: batch["device"][word] for word in view.words if word in batch["device"]}
         if len(words) < len(view.words):
             raise ValueError(f"eval_data gives {sorted(batch['device'])}, {view} needs more.")
-        embedding = jax.device_get(self._encoder(view)(params, statistics, words))
-        return Encoded(None, None, None, np.asarray(embedding))
+        return words
 
     def _encode_texts(self, texts: Sequence[str], params: PyTree, statistics: PyTree) -> np.ndarray:
         if self._tokenize is None:
@@ -226,6 +257,16 @@ class Evaluation:
         dataset = self._rows.datasets[number]
         return dataset.fields(dataset.source[place])
 
+    def _facts(self, position: int) -> dict[str, Any]:
+        """What a sample's fields say of it, but for its pictures."""
+        sample = self._sample(position)
+        named = {word: sample[word] for word in ("answers", "truth", "label") if word in sample}
+        return {**named, **sample.get("facts", {}), "captions": sample.get("captions", ())}
+
+    def _answers(self) -> tuple[str, ...]:
+        found = answers_of(self._parts.eval_data)
+        return found.names if found is not None else ()
+
     def _captions(self, position: int) -> tuple[str, ...]:
         """A sample's captions as training would read them, without those that it would not."""
         usable = []
@@ -244,7 +285,10 @@ class Evaluation:
         captions = self._captions(position)
         row = self._rows._row(self._rows.datasets[number], number, place, position, 0)
         found = {"captions": captions}
-        return {**found, "image": row["image"]} if "image" in row else found
+        if "image" not in row:
+            return found
+        image = row["image"]
+        return {**found, "image": np.concatenate(image, axis=1) if image.ndim == 4 else image}
 
     def _classes(self) -> tuple[str, ...]:
         source = members_of(self._parts.eval_data)[0].source

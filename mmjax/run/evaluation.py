@@ -10,13 +10,14 @@ from mmjax.parallel.watchdog import Watch
 from mmjax.run.assembly import (
     assemble,
     named_tokenizer,
-    needs_tokenizer,
+    needs,
     open_tokenizer,
     with_tokenizer,
 )
 from mmjax.run.beginning import start_mesh
 from mmjax.run.console import refusing, say
 from mmjax.run.evaluating import Evaluation, print_numbers, to_line
+from mmjax.run.vocabulary import ANSWERS, with_answers
 from mmjax.training.compiled import Compiled, shapes_from_plain
 from mmjax.training.home import Home, open_home
 
@@ -95,10 +96,12 @@ def _evaluate(
     mesh = start_mesh(config, parts)
     if config.compilation_cache and (note := compilation.use_cache()):
         say(note)
-    if needs_tokenizer(parts):
+    if needs(parts, "tokenizer"):
         with refusing():
             kept = named_tokenizer(config) or open_tokenizer(home.path(f"{inner}tokenizer.json"))
         parts = with_tokenizer(parts, kept)
+    with refusing():
+        parts = with_answers(parts, config, home.path(f"{inner}{ANSWERS}"))
     with refusing():
         home.look()
     try:

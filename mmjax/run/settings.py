@@ -71,6 +71,7 @@ def base_config(
             "pad_token": "",
         }
     )
+    config.answers = ConfigDict({"path": ""})  # vocabulary of answers, made by `mmjax answers`
     config.compilation_cache = True
     config.tensorboard = True
     config.wandb_project = ""  # of Weights & Biases, e.g. 'towers'; '' sends nothing

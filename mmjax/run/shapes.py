@@ -32,7 +32,8 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
     for goal in recipe.goals.values():
         several = "target" not in config.data
         rows = config.data[goal.stream].batch_size if several else config.batch_size
-        known, words = _words(recipe, rows), shapes.setdefault(goal.stream, {})
+        known = _words(recipe, rows, _pictures(config.data[goal.stream] if several else config))
+        words = shapes.setdefault(goal.stream, {})
         needed = (*ALWAYS, *goal.objective.needs)
         words |= {word: known[word] for word in needed if word in known}
     if all(word in shapes[g.stream] for g in recipe.goals.values() for word in g.objective.needs):
@@ -44,18 +45,30 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
     return recipe, {name: maker.global_shapes for name, maker in makers.items()}
 
 
-def _words(recipe: Recipe, rows: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+def _pictures(place: ConfigDict) -> tuple[int, ...]:
+    """The axis of pictures, where a stream's samples have several."""
+    data = place.data.members[0] if "members" in place.data else place.data
+    named = data.fields.images_from if "fields" in data else ()
+    return (len(named),) if named else ()
+
+
+def _words(
+    recipe: Recipe, rows: int, pictures: tuple[int, ...]
+) -> dict[str, tuple[tuple[int, ...], Any]]:
     """The words whose size the config says."""
+    answers = getattr(recipe.model, "answers", None)
     size, length = recipe.contract.image_size, recipe.contract.sequence_length
     patches = recipe.contract.max_patches
     return {
-        "image": ((rows, size, size, 3), np.dtype(np.uint8)),
+        "image": ((rows, *pictures, size, size, 3), np.dtype(np.uint8)),
         "patches": ((rows, patches, 3 * recipe.contract.patch_size**2), np.dtype(np.uint8)),
         "patch_mask": ((rows, patches), np.dtype(bool)),
         "patch_grid": ((rows, 2), np.dtype(np.int32)),
         "token_ids": ((rows, length), np.dtype(np.int32)),
         "text_mask": ((rows, length), np.dtype(bool)),
-        "label": ((rows,), np.dtype(np.int32)),
+        **{word: ((rows, length), np.dtype(np.int32)) for word in ("masked_ids", "mlm_labels")},
+        **{word: ((rows,), np.dtype(np.int32)) for word in ("label", "truth")},
+        **({"answer_scores": ((rows, answers), np.dtype(np.float32))} if answers else {}),
         "row": ((rows,), np.dtype(np.int32)),
         "valid": ((rows,), np.dtype(bool)),
         "bad_samples": ((rows, len(CAUSES)), np.dtype(np.int32)),

@@ -42,6 +42,7 @@ from mmjax.run.evaluating import Evaluation, print_numbers
 from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.run.hooks import Profile, RunHooks
 from mmjax.run.options import PLAIN, Options, Stopped
+from mmjax.run.vocabulary import ANSWERS, check_answers, keep_answers
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled, shapes_to_plain
 from mmjax.training.flops import peak_flops
@@ -76,6 +77,7 @@ def train(config: ConfigDict, workdir: str, options: Options = PLAIN) -> dict[st
     with refusing():
         check_letters(workdir)
         home = open_home(workdir)
+        check_answers(parts, config, home)
     with contextlib.ExitStack() as left:
         left.callback(home.close, write=False)  # where it was refused; twice does no harm
         return _run(config, parts, home, options)
@@ -116,6 +118,7 @@ def _run(config: ConfigDict, parts: Parts, home: Home, options: Options) -> dict
         try:
             with refusing():
                 parts = with_tokenizer(parts, run_tokenizer(config, parts, home))
+                parts = keep_answers(parts, config, home)
             numbers = _train(
                 config,
                 text,
@@ -222,7 +225,7 @@ def _train(
     files |= more
     if hosts.is_main():
         keep_tokenizer(config, folder)
-    for name in (*TOKENIZERS, *origin.FILES):
+    for name in (*TOKENIZERS, ANSWERS, *origin.FILES):
         if (folder / name).exists():
             files[name] = (folder / name).read_bytes()
     if hosts.is_main():

@@ -27,6 +27,7 @@ _SMALL = (
     "preprocess.json",
     "tokenizer.json",
     "tokenizer.model",
+    "answers.json",
     "origin.json",
     "aside.npz",
     "report.html",

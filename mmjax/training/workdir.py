@@ -51,6 +51,7 @@ OWN = (
     "preprocess.json",
     "tokenizer.json",
     "tokenizer.model",
+    "answers.json",
     "origin.json",
     "aside.npz",
     "environment.json",

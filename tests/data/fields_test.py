@@ -203,3 +203,34 @@ def test_a_wrong_option_stops_before_training():
 def test_one_bad_sample_at_the_front_does_not_stop_a_run():
     sample = check_first(Few([record(txt=b""), record()]), Fields())
     assert sample["captions"] == ("one", "two", "three")
+
+
+def test_a_question_has_answers_facts_and_several_pictures():
+    asked = {"question": "how many?", "answers": ["two", " 2 "], "type": "number", "id": 31}
+    given = record(left=b"L", right=b"R", json=json.dumps(asked).encode())
+    fields = Fields(
+        images_from=("left", "right"),
+        caption_from="json:question",
+        answers_from="json:answers",
+        facts_from=("json:type", "json:id"),
+    )
+    sample = fields(given)
+    assert [picture.data for picture in sample["images"]] == [b"L", b"R"]
+    assert "image" not in sample
+    assert sample["answers"] == ("two", "2")
+    assert sample["facts"] == {"type": "number", "id": "31"}
+    assert cause(fields, record(left=b"L", json=given["json"]))[0] == "missing"
+    assert cause(Fields(answers_from="json:empty;txt"), record(txt=b" "))[1].endswith("is empty.")
+
+
+@pytest.mark.parametrize(
+    ("value", "truth"), [("True", 1), (b"false\n", 0), (True, 1), (0, 0), (np.bool_(True), 1)]
+)
+def test_truth_is_told_in_several_ways(value, truth):
+    assert Fields(truth_from="said")(record(said=value))["truth"] == truth
+
+
+@pytest.mark.parametrize("value", ["maybe", 2, 0.5, None, b"\xff"])
+def test_what_is_neither_true_nor_false_is_a_bad_sample(value):
+    found, _ = cause(Fields(truth_from="said"), record(said=value))
+    assert found in ("format", "missing", "caption")

@@ -3,7 +3,8 @@ import pathlib
 
 import pytest
 
-from mmjax.evaluation.metrics.answers import by_type, exact_match, normalize, vqa_accuracy
+from mmjax.data.answers import normalize
+from mmjax.evaluation.metrics.answers import by_type, exact_match, vqa_accuracy
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "vqa_answers.json"
 
