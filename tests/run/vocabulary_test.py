@@ -18,6 +18,7 @@ from mmjax.preprocess import Contract
 from mmjax.run.assembly import Parts, Stream
 from mmjax.run.vocabulary import answers_of, with_answers
 from mmjax.training.optimizers.sgd import SGD
+from mmjax.training.schedules import constant
 from mmjax.training.step import Recipe
 
 NOWHERE = pathlib.Path("nowhere")
@@ -46,9 +47,8 @@ class Model:
 def parts(transform, model=Model()):
     fields = Fields(image_from="", caption_from="question", answers_from="answers")
     data = Dataset(source=Asked(), fields=fields, transforms=(transform,))
-    return Parts(
-        Recipe(model, {}, SGD(schedule=0.1), Contract(), 0), {"main": Stream(data, 2)}, data, {}
-    )
+    recipe = Recipe(model, {}, SGD(schedule=constant(0.1)), Contract(), 0)
+    return Parts(recipe, {"main": Stream(data, 2)}, data, {})
 
 
 def waiting():
@@ -81,6 +81,12 @@ def test_no_vocabulary_or_one_of_another_size_than_the_head_is_refused(tmp_path,
     (tmp_path / "short.txt").write_text("yes")
     with pytest.raises(ConfigError, match=message):
         with_answers(parts(waiting()), config(path and tmp_path / path), NOWHERE)
+
+
+def test_a_model_without_that_head_takes_any_vocabulary(tmp_path):
+    (tmp_path / "short.txt").write_text("yes")
+    bound = with_answers(parts(waiting(), Model(heads=())), config(tmp_path / "short.txt"), NOWHERE)
+    assert answers_of(bound.eval_data).names == ("yes",)
 
 
 def test_streams_of_unlike_vocabularies_are_refused():
