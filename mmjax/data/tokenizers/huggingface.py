@@ -1,6 +1,7 @@
 """Any `tokenizer.json` as a `Tokenizer`, through the `tokenizers` library."""
 
 import functools
+import json
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -148,9 +149,14 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _bare(self) -> tokenizers.Tokenizer:
-        """The library's object without a normalizer."""
-        library = _load(self.content())
-        library.normalizer = tokenizers.normalizers.Sequence([])
+        """The library's object without a normalizer, whose pattern takes both cases.
+
+        CLIP's own code splits by a pattern that ignores case, so that a long s after an apostrophe
+        is an ending. Published files hold the pattern without the flag. One mark, U+0345, is by
+        that flag neither a letter nor anything else, and so is left out there.
+        """
+        library = _load(_ignoring_case(self.content()))
+        library.normalizer = tokenizers.normalizers.Replace("\u0345", " ")
         return library
 
     def content(self) -> bytes:
@@ -166,6 +172,21 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._open(*state)
+
+
+def _ignoring_case(content: bytes) -> bytes:
+    """A tokenizer.json whose text is split by patterns that take both cases."""
+    told = json.loads(content)
+    first = told.get("pre_tokenizer") or {}
+    split = False
+    for step in first.get("pretokenizers", (first,)):
+        pattern = step.get("pattern")
+        if step.get("type") == "Split" and isinstance(pattern, dict) and "Regex" in pattern:
+            pattern["Regex"] = f"(?i:{pattern['Regex']})"
+            split = True
+        elif step.get("type") == "ByteLevel" and split:
+            step["use_regex"] = False  # it would split once more, by a pattern of its own
+    return json.dumps(told).encode()
 
 
 def _load(content: bytes) -> tokenizers.Tokenizer:

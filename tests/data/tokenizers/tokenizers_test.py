@@ -258,3 +258,22 @@ def test_a_cleaned_text_is_not_changed_once_more_by_the_files_normalizer(tmp_pat
     assert ours.encode_cleaned("h\u0331") == [0]
     assert ours.encode("h\u0331") == [1]
     assert pickle.loads(pickle.dumps(ours)).encode_cleaned("h\u0331") == [0]
+
+
+def test_a_cleaned_text_is_split_in_either_case_as_clips_own_code_does(tmp_path):
+    vocabulary = {letter: n for n, letter in enumerate("abs'ĠÅ¿Íħ")} | {"'Å¿": 20, "??": 21}
+    merges = [("'", "Å"), ("'Å", "¿")]
+    vocabulary |= {"'Å": 19}
+    library = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges, unk_token="??"))
+    split = tokenizers.Regex(r"'s|[\p{L}]+|[^\s\p{L}]+")
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Split(split, "removed", invert=True),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    library.save(str(tmp_path / "tokenizer.json"))
+    ours = HuggingFaceTokenizer(tmp_path / "tokenizer.json")
+    assert ours.encode("'\u017f") == [3, 5, 6]  # a long s by itself
+    assert ours.encode_cleaned("'\u017f") == [20]
+    assert ours.encode_cleaned("a\u0345b") == [0, 1]  # neither a letter nor a mark there
