@@ -47,7 +47,7 @@ setuptools.setup(
         "wandb": ["wandb>=0.31"],
         "hub": ["huggingface_hub>=0.30"],  # mmjax.load("hf://owner/name")
         "gcs": ["gcsfs"],  # shards and workdirs at gs://
-        "peers": ["torch", "open_clip_torch"],  # what benchmarks compare with
+        "peers": ["torch", "open_clip_torch", "transformers"],  # what benchmarks compare with
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",

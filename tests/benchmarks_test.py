@@ -195,6 +195,13 @@ def test_encode_goes_through_its_trial(cache):
         assert line[kind]["ours"]["per_second"] > 0
 
 
+def test_fusion_goes_through_its_trial(cache):
+    options = ["--trial", "--sides", "ours", "--models", "visualbert", "--turns", "1"]
+    (line,), _ = run(cache, "benchmarks/fusion.py", *options, "--block-seconds", "0.01")
+    assert line["model"] == "visualbert"
+    assert line["ours"]["examples_per_second"] > 0
+
+
 def test_step_gpu_goes_through_its_trial(cache, tmp_path):
     options = ["--sides", "ours", "--smallest", "8", "--largest", "16", "--turns", "1"]
     options += ["--device=cpu", "--trial", f"--profile={tmp_path}"]
