@@ -64,6 +64,26 @@ def match(rules: Rules, path: str) -> Any:
     raise KeyError(path)
 
 
+def check_rules(rules: Any, what: str) -> None:
+    """Raises ValueError for what is no list of (regular expression, value).
+
+    Args:
+      rules: as a person wrote them.
+      what: what they are for, e.g. 'sharding_rules', named in the message.
+    """
+    for rule in rules:
+        pair = isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)
+        if not pair:
+            raise ValueError(
+                f"{what}: {rule!r} is no rule; write ('pattern of paths', value), and a single "
+                "rule as (('pattern', value),)."
+            )
+        try:
+            re.compile(rule[0])
+        except re.error as error:
+            raise ValueError(f"{what}: {rule[0]!r} is no regular expression: {error}.") from None
+
+
 def choose(rules: Rules, names: Iterable[str], what: str) -> dict[str, Any]:
     """{path: value} by ordered rules, with every path matched and every rule used.
 
@@ -73,8 +93,9 @@ def choose(rules: Rules, names: Iterable[str], what: str) -> dict[str, Any]:
       what: what the rules are for, e.g. 'learning-rate rules', named in errors.
 
     Raises:
-      ValueError: a path that no rule matches, or a rule that never decides anything.
+      ValueError: no rules, a path that no rule matches, or a rule that never decides anything.
     """
+    check_rules(rules, what)
     names = list(names)
     chosen: dict[str, Any] = {}
     used = [False] * len(rules)

@@ -40,3 +40,16 @@ def test_a_rule_that_decides_nothing_is_an_error_unless_it_is_optional():
 
 def test_names_of_tuples_and_arrays():
     assert list(paths.flatten({"a": (jnp.ones(1), jnp.ones(2))})) == ["a/0", "a/1"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (((1, 2),), r"\(1, 2\) is no rule; write"),
+        (("image/.*", 0), r"'image/\.\*' is no rule"),
+        ((("(image", 0),), r"'\(image' is no regular expression: missing \)"),
+    ],
+)
+def test_what_is_no_rule_is_an_error_that_shows_how_to_write_one(rules, message):
+    with pytest.raises(ValueError, match=message):
+        paths.check_rules(rules, "rules")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from mmjax.paths import Rules, choose, flatten
+from mmjax.paths import Rules, check_rules, choose, flatten
 
 KEPT_WHOLE = "whole"  # instead of a spec: whole on each device, however large
 
@@ -90,6 +90,7 @@ def lay_out(
         does not fit its array, or an array that is whole and too large for that.
     """
     flat = flatten(tree)
+    check_rules(rules, "sharding_rules")
     rules = (*rules, *TOWERS)
     for pattern, spec in rules:
         _check_spec(pattern, spec, mesh)
