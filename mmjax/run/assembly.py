@@ -116,6 +116,12 @@ def waits_for(transform: Any, name: str) -> bool:
     return name in inspect.signature(transform.func).parameters
 
 
+def waiting_transforms(data: Dataset | Mixture) -> list[functools.partial]:
+    """The transforms of a stream that lack something still."""
+    found = (transform for member in members_of(data) for transform in member.transforms)
+    return [transform for transform in found if isinstance(transform, functools.partial)]
+
+
 def needs(parts: Parts, name: str) -> bool:
     """Whether some transform waits for a 'tokenizer' or for 'answers'."""
     found = (t for member in _everything(parts) for t in member.transforms)

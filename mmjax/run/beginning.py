@@ -14,6 +14,7 @@ from mmjax.data.rows import training_rows
 from mmjax.data.sources.patterns import is_address
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.tokenizers.training import train_bpe
+from mmjax.data.transforms.masking import MaskWords
 from mmjax.parallel import hosts
 from mmjax.parallel.mesh import check_batch, make_mesh, rows_of_process
 from mmjax.run.assembly import (
@@ -22,6 +23,7 @@ from mmjax.run.assembly import (
     named_tokenizer,
     needs,
     open_tokenizer,
+    waiting_transforms,
 )
 from mmjax.run.console import say
 from mmjax.run.options import Options
@@ -86,7 +88,9 @@ def run_tokenizer(config: ConfigDict, parts: Parts, home: Home) -> Tokenizer | N
             for member in members_of(stream.data)
             for caption in member.captions(most=8 * config.tokenizer.vocab_size)
         )
-        train_bpe(captions, config.tokenizer.vocab_size, str(kept))
+        waiting = (t for stream in parts.streams.values() for t in waiting_transforms(stream.data))
+        mask = any(t.func is MaskWords and t.keywords.get("mask_id") is None for t in waiting)
+        train_bpe(captions, config.tokenizer.vocab_size, str(kept), mask)
     home.share("tokenizer.json")
     return open_tokenizer(kept)
 

@@ -36,7 +36,7 @@ def masked(vocab_size=600):
         mlp_dim=16,
     )
     config.model = spec(Vilt, stream=stream, heads=("masked_lm",))
-    masking = spec(MaskWords, partial=("tokenizer",), mask_id=vocab_size - 1)
+    masking = spec(MaskWords, partial=("tokenizer",))  # the tokenizer gets a mask token for it
     config.data.transforms = (*config.data.transforms, masking)
     config.goals = {"words": spec(Goal, objective=spec(MaskedLm, fuse=SEEN, places=4))}
     config.eval_data, config.evaluators = None, {}
@@ -52,10 +52,12 @@ def test_masked_words_are_learnt_from_pictures(tmp_path):
     assert len(losses) == 3
     assert 0 < losses[-1] < losses[0]
     assert (tmp_path / "run" / "checkpoints" / "3" / "manifest.json").exists()
+    tokenizer = open_tokenizer(tmp_path / "run" / "tokenizer.json")
+    assert tokenizer.special_tokens() == {"<pad>": 0, "<bos>": 1, "<eos>": 2, "<mask>": 3}
 
 
 def test_a_tokenizer_larger_than_the_stream_is_refused(tmp_path):
-    train_bpe(["a red cube beside a blue ball"] * 4, 400, tmp_path / "tokenizer.json")
+    train_bpe(["a red cube beside a blue ball"] * 4, 400, tmp_path / "tokenizer.json", mask=True)
     tokenizer = open_tokenizer(tmp_path / "tokenizer.json")
     with pytest.raises(ConfigError, match="the model's table 20 rows"):
         with_tokenizer(assemble(masked(vocab_size=20)), tokenizer)

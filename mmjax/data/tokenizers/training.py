@@ -12,12 +12,16 @@ from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from mmjax.data.transforms.captions import clean_caption
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
+MASK = "<mask>"
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 _SWITCH = "TOKENIZERS_PARALLELISM"
 
 
 def train_bpe(
-    captions: Iterable[str], vocab_size: int, path: str | os.PathLike[str]
+    captions: Iterable[str],
+    vocab_size: int,
+    path: str | os.PathLike[str],
+    mask: bool = False,
 ) -> HuggingFaceTokenizer:
     """Train a byte-level BPE with lower-casing, and keep it as a `tokenizer.json`.
 
@@ -29,6 +33,7 @@ def train_bpe(
       vocab_size: most tokens, at least 259 (256 bytes, padding, begin and end of text). Few
         captions give fewer tokens.
       path: where the file goes.
+      mask: whether there is a mask token too, after the other special ones.
 
     Returns:
       The tokenizer, read back from the file.
@@ -39,9 +44,10 @@ def train_bpe(
     Source: Sennrich et al. 2016, algorithm 1; bytes after Radford et al. 2019, section 2.2;
     lower-casing after Radford et al. 2021, section 2.4.
     """
-    if vocab_size < SMALLEST_VOCABULARY:
+    special = [*SPECIAL_TOKENS, *([MASK] if mask else [])]
+    if vocab_size < 256 + len(special):
         raise ValueError(
-            f"vocab_size={vocab_size}; a byte-level vocabulary has at least {SMALLEST_VOCABULARY}."
+            f"vocab_size={vocab_size}; a byte-level vocabulary has at least {256 + len(special)}."
         )
     library = tokenizers.Tokenizer(models.BPE())
     library.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -50,7 +56,7 @@ def train_bpe(
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=special,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
