@@ -8,12 +8,13 @@ import optax
 from mmjax import paths
 from mmjax.typing import PyTree
 
-STACK = "blocks"  # what a tower's blocks lie under, the depth as first axis
+# What a tower's blocks, and the layers of two streams that meet, lie under: the depth comes first.
+STACKS = frozenset({"blocks", "crossings"})
 
 
 def stacked(path: str) -> bool:
     """Whether the first axis of the array at `path` counts layers."""
-    return STACK in path.split("/")
+    return not STACKS.isdisjoint(path.split("/"))
 
 
 def layer_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:

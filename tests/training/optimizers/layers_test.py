@@ -4,6 +4,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -14,6 +15,7 @@ from mmjax.training import schedules
 from mmjax.training.optimizers.adafactor import Adafactor
 from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.optimizers.lamb import LAMB
+from mmjax.training.optimizers.layers import STACKS, by_layer, layer_shape
 from mmjax.training.optimizers.lion import Lion
 from mmjax.training.optimizers.muon import Muon
 from mmjax.training.optimizers.sgd import SGD
@@ -109,3 +111,16 @@ def test_a_first_moment_in_bfloat16_hardly_changes_the_updates(name, plain, run)
             assert np.mean(np.abs(step - exact) > 1e-6) < 0.02, path
         else:
             assert np.linalg.norm(step - exact) < 0.005 * np.linalg.norm(exact), path
+
+
+@pytest.mark.parametrize("stack", sorted(STACKS))
+def test_layers_of_a_stack_are_arrays_of_their_own_wherever_they_lie(stack):
+    assert layer_shape(f"text/{stack}/mlp/up/kernel", (6, 8, 32)) == (8, 32)
+    assert layer_shape("text/mlp/up/kernel", (8, 32)) == (8, 32)
+    params = {stack: {"kernel": jnp.ones((2, 4, 3))}, "kernel": jnp.ones((4, 3))}
+    norm = optax.GradientTransformation(
+        lambda _: (), lambda u, s, p=None: (jax.tree.map(lambda x: x / jnp.sum(x), u), s)
+    )
+    transform = by_layer(norm)
+    made, _ = transform.update(params, transform.init(params), params)
+    np.testing.assert_allclose(made[stack]["kernel"].sum(axis=(1, 2)), 1, rtol=1e-6)
