@@ -61,6 +61,7 @@ def _words(
     patches = recipe.contract.max_patches
     return {
         "image": ((rows, *pictures, size, size, 3), np.dtype(np.uint8)),
+        "image_mask": ((rows, *pictures, size, size), np.dtype(bool)),
         "patches": ((rows, patches, 3 * recipe.contract.patch_size**2), np.dtype(np.uint8)),
         "patch_mask": ((rows, patches), np.dtype(bool)),
         "patch_grid": ((rows, 2), np.dtype(np.int32)),
