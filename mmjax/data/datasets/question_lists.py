@@ -1,6 +1,7 @@
 """Pictures with a list of questions each, flattened to one question a record."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,7 @@ class QuestionLists(Source):
         found = [(*counts[one], one) for one in order]
         if not sum(count for _, count, _ in found):
             raise ValueError(f"{path!r}: split={split!r} with held_out={held_out} has no question.")
+        self._shards = shards
         self._pictures = WebDataset(shards, members=(";".join(PICTURES), "json"))
         self._places = np.array([place for place, _, _ in found], np.int64)
         self._ends = np.cumsum([count for _, count, _ in found])
@@ -109,6 +111,13 @@ class QuestionLists(Source):
             "question_id": image_id * PER_PICTURE + number,
             "image_id": image_id,
         }
+
+    def answers(self) -> Iterator[list[str]]:
+        """The answers to each question in order; no picture is read."""
+        lists = WebDataset(self._shards, members=("json",))
+        for place in self._places.tolist():
+            for _, answer in _parse(lists[place])[1]:
+                yield [answer]
 
     def fingerprint(self) -> str:
         own = [self._split, self._held_out, len(self)]
