@@ -1,4 +1,4 @@
-"""The command `mmjax`: export of weights, parity with references, and a look at the machine."""
+"""The command `mmjax`: export, parity with references, answers, and a look at the machine."""
 
 import argparse
 import sys

@@ -3,11 +3,13 @@
 import argparse
 import importlib
 import pathlib
+import sys
 from typing import Any
 
 __all__ = ["add"]
 
 DIFFERS = 1  # exit status of a parity that does not hold
+WRONG = 2  # exit status of what was given wrongly
 
 
 def add(commands: Any) -> None:
@@ -31,6 +33,18 @@ def add(commands: Any) -> None:
         "layout whose library is installed",
     )
     parity.set_defaults(run=_parity)
+    answers = commands.add_parser("answers", help="the vocabulary of a training set's answers")
+    answers.add_argument(
+        "annotations", nargs="+", help="VQA's annotations in .json, or .tar shards with questions"
+    )
+    answers.add_argument("out", help="a new .json, for --config.answers.path")
+    answers.add_argument("--most", type=int, default=None, help="keep so many; by default all")
+    answers.add_argument("--times", type=int, default=1, help="that are right so often or more")
+    answers.add_argument(
+        "--held-out", type=int, default=0, help="leave out the last pictures of shards"
+    )
+    answers.add_argument("--overwrite", action="store_true", help="replace an earlier file")
+    answers.set_defaults(run=_answers)
     doctor = commands.add_parser("doctor", help="versions, devices, memory, what to do about them")
     doctor.set_defaults(run=_doctor)
 
@@ -78,6 +92,33 @@ def _tensors(ours: str, theirs: pathlib.Path, parity: Any) -> Any:
     loaded = importlib.import_module("mmjax.load").load(ours)
     family = parity.runner(parity.Fixture.open(theirs)).FAMILY
     return importlib.import_module("mmjax.interop.export").published(loaded, family)
+
+
+def _answers(known: argparse.Namespace) -> int:
+    lists = importlib.import_module("mmjax.data.datasets.answer_lists")
+    kind = importlib.import_module("mmjax.data.answers").Answers
+    out = pathlib.Path(known.out)
+    try:
+        if out.suffix != ".json":
+            raise ValueError(f"{out} is what is written; its name ends in .json.")
+        if out.exists() and not known.overwrite:
+            raise ValueError(f"{out} is there; give another name, or --overwrite.")
+        if known.times < 1 or (known.most is not None and known.most < 1):
+            raise ValueError(f"--most={known.most} and --times={known.times} are 1 or more.")
+        given = [
+            one for path in known.annotations for one in lists.answers_in(path, known.held_out)
+        ]
+        answers = kind.most_frequent(given, known.most, known.times)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG
+    out.write_text(answers.to_json(), encoding="utf-8")
+    inside, total = lists.covered(answers, given)
+    print(
+        f"{out}: {len(answers):,} answers, right for {inside:,} of {total:,} questions "
+        f"({inside / total:.1%})"
+    )
+    return 0
 
 
 def _doctor(known: argparse.Namespace) -> int:

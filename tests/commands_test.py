@@ -1,5 +1,6 @@
 """The command `mmjax`, as it is typed."""
 
+import json
 import pathlib
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mmjax.__main__ import main
+from mmjax.data.answers import Answers
 from mmjax.run import doctor
 
 PUBLISHED = pathlib.Path(__file__).parent / "golden" / "published"
@@ -49,6 +51,54 @@ def test_parity_with_other_weights_says_where_it_first_exceeds_the_bound(capsys,
     assert "BAD" in out
     assert "first beyond the bound at [0, 0, 0]" in out
     assert any(line.startswith("ok") for line in out.splitlines())
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    given = [["red"] * 6 + ["Red."] * 3 + ["blue"], ["2"] * 10, ["two"] * 10, ["no"] * 10]
+    entries = [
+        {"question_id": n, "image_id": 1, "answers": [{"answer": one} for one in answers]}
+        for n, answers in enumerate(given)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": entries}))
+    return str(tmp_path / "a.json")
+
+
+def test_answers_writes_the_vocabulary_and_says_what_it_covers(
+    capsys, tmp_path, annotations, write_tar
+):
+    asked = {"image_id": 1, "qa": [["why?", "So."], ["how many?", ["2"]]]}
+    later = {"image_id": 2, "qa": [["when?", "now"]]}
+    files = {"a.png": b"", "a.json": json.dumps(asked).encode()}
+    shard = write_tar(
+        tmp_path / "x.tar", files | {"b.png": b"", "b.json": json.dumps(later).encode()}
+    )
+    out = str(tmp_path / "answers.json")
+    assert main(["answers", annotations, shard, out, "--most=3"]) == 0
+    assert Answers.read(out).names == ("2", "no", "now")
+    assert "3 answers, right for 5 of 7 questions (71.4%)" in capsys.readouterr().out
+    assert main(["answers", annotations, out, "--times=2", "--overwrite"]) == 0
+    assert Answers.read(out).names == ("2",)
+    assert main(["answers", shard, out, "--held-out=1", "--overwrite"]) == 0
+    assert Answers.read(out).names == ("2", "so")
+
+
+def test_answers_given_wrongly_are_one_line_and_status_two(capsys, tmp_path, annotations):
+    out = str(tmp_path / "answers.json")
+    for words, message in (
+        ((annotations, "a.txt"), "ends in .json"),
+        ((annotations, annotations), "--overwrite"),
+        ((annotations, out, "--most=0"), "are 1 or more"),
+        ((annotations, out, "--times=5"), "no answer is right 5 times"),
+        ((annotations, out, "--held-out=5"), "of .tar shards alone"),
+        (("a.csv", out), "give annotations in .json"),
+        (("no.json", out), "No such file"),
+    ):
+        assert main(["answers", *words]) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+    assert not pathlib.Path(out).exists()
 
 
 def test_what_is_typed_wrongly_is_one_line_and_status_two(capsys, tmp_path):

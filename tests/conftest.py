@@ -1,9 +1,11 @@
 """Eight simulated CPU devices for every test; set before JAX is first imported."""
 
 import importlib.util
+import io
 import os
 import pathlib
 import sys
+import tarfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,3 +65,19 @@ def undisturbed(trainer: Any, tmp_path_factory: pytest.TempPathFactory) -> pathl
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
     trainer.finish(workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def write_tar() -> Any:
+    """Writes {name: bytes} as a plain tar to a path, which it returns as text."""
+
+    def write(path: pathlib.Path, files: dict[str, bytes]) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w") as archive:
+            for name, data in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+        return str(path)
+
+    return write

@@ -66,6 +66,14 @@ class Folder(base.Source):
             record[extension.lower()] = _read_inside(self._root, f"{stem}.{extension}")
         return record
 
+    def key(self, position: int) -> str:
+        """The name of a record, without reading a file.
+
+        Args:
+          position: 0 ... len - 1.
+        """
+        return _printable(self._samples[position][0])
+
     def fingerprint(self) -> str:
         return base.digest(["Folder", len(self._samples), self._sizes])
 

@@ -116,6 +116,16 @@ class WebDataset(base.Source):
             raise base.BadSample("read", f"{shard.path}: sample {position}: {error}") from error
         return record
 
+    def key(self, position: int) -> str:
+        """The name of a record, told by the index alone; no shard is read.
+
+        Args:
+          position: 0 ... len - 1.
+        """
+        number = bisect.bisect_right(self._ends, position)
+        inside = position - self._ends[number] + self._shards[number].samples
+        return self._opened(number).index.sample(inside)[0]
+
     def fingerprint(self) -> str:
         shards = [
             (os.path.basename(shard.path), shard.shard_bytes, shard.samples, shard.content)
