@@ -156,7 +156,14 @@ def score(
     """({goal's name: Loss}, running statistics after it) of one step's batches."""
     model_params, owned = split_params(params)
     fixed = _fixed(recipe, params, statistics) if train else frozenset()
-    forward = Forward(apply_model(recipe.model, fixed), model_params, statistics, train, key)
+    forward = Forward(
+        apply_model(recipe.model, fixed),
+        model_params,
+        statistics,
+        train,
+        key,
+        made_of=getattr(recipe.model, "made_of", None),
+    )
     losses = {
         name: goal.objective(
             forward.owning(owned.get(name, {})), batches[goal.stream], memory[name]
@@ -192,7 +199,8 @@ def loss_and_grads(
 
         def forwards(trainable: PyTree, part: Any) -> dict[str, Forward]:
             params, owned = split_params(whole(trainable))
-            forward = Forward(model, params, state.batch_stats, True, key, part)
+            made_of = getattr(recipe.model, "made_of", None)
+            forward = Forward(model, params, state.batch_stats, True, key, part, made_of)
             return {name: forward.owning(owned.get(name, {})) for name in recipe.goals}
 
         goals = {
