@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mmjax.models.fusion.delegates import Delegates
 from mmjax.models.fusion.lxmert import Lxmert
+from mmjax.models.fusion.pictures import numbered
 from mmjax.models.fusion.vilbert_streams import VilbertStreams
 from mmjax.models.fusion.visualbert import VisualBert
 from mmjax.models.interfaces import Fused, GridTower
@@ -91,7 +92,8 @@ class Pictured(Delegates):
             )
         pictures = image.shape[1:-3]
         flat = image.reshape(-1, *image.shape[-3:])  # [b, p, h, w, c] -> [b * p, h, w, c]
-        tokens = self.image(flat, row=_numbers(row, pictures), train=train).tokens
+        row = numbered(row, pictures[0]) if pictures else row
+        tokens = self.image(flat, row=row, train=train).tokens
         rows, columns = self.image.grid(*flat.shape[1:3])
         extra = tokens.shape[1] - rows * columns
         if extra not in (0, 1):
@@ -186,11 +188,3 @@ def _places(fusion: Any) -> int:
     raise ValueError(
         f"fusion={type(fusion).__name__} takes no regions; give a VisualBert, Lxmert or Vilbert."
     )
-
-
-def _numbers(row: Any, pictures: tuple[int, ...]) -> Any:
-    """A number for each picture, by its row's."""
-    if row is None or not pictures:
-        return row
-    (number,) = pictures
-    return jnp.repeat(row, number) * number + jnp.tile(jnp.arange(number), row.shape[0])
