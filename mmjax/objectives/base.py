@@ -141,6 +141,13 @@ class Forward:
         """`view.method` on the words of the batch that the view names."""
         return self(view.method, self.inputs(view, batch), **how)
 
+    def random(self, name: str) -> Any:
+        """A random key of this step for what an objective draws by itself, of its own by the name.
+
+        It does not know of micro-batches.
+        """
+        return jax.random.fold_in(self._key, zlib.crc32(name.encode()))
+
     def inputs(self, view: View, batch: Batch) -> dict[str, Any]:
         """The words of the batch that a view names.
 
