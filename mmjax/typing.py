@@ -17,6 +17,7 @@ __all__ = [
     "Encoded",
     "Float",
     "Int",
+    "MadeOf",
     "PRNGKeyArray",
     "PyTree",
     "UInt8",
@@ -200,3 +201,20 @@ class View(NamedTuple):
 
     method: str
     words: tuple[str, ...]
+
+
+class MadeOf(NamedTuple):
+    """How a model makes a method of others, so that a step runs each of these once, whoever asks.
+
+    A model says so by {method: MadeOf} as its attribute `made_of`.
+
+    Attributes:
+      method: what makes the result of the parts.
+      parts: {argument of `method`: the view whose outcome it is given}; of a view's words those
+        that are there are handed on.
+      words: words that `method` is given as they are.
+    """
+
+    method: str
+    parts: dict[str, View]
+    words: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from mmjax.typing import Array, Bool, Encoded, Float, Int
 
-__all__ = ["DualEncoder", "Fused", "ImageTower", "TextTower", "TowerOutput"]
+__all__ = ["DualEncoder", "Fused", "GridTower", "ImageTower", "TextTower", "TowerOutput"]
 
 
 class TowerOutput(NamedTuple):
@@ -70,6 +70,14 @@ class ImageTower(Protocol):
         train: bool = False,
     ) -> TowerOutput:
         """Tokens and one pooled vector for each normalised picture."""
+
+
+@runtime_checkable
+class GridTower(Protocol):
+    """An `ImageTower` whose tokens are the cells of a grid over the picture, in reading order."""
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the tokens of a picture of so many pixels."""
 
 
 class TextTower(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmjax.typing import WORDS, Array, Batch, Float, PyTree, View
+from mmjax.typing import WORDS, Array, Batch, Float, MadeOf, PyTree, View
 
 _ROWS = 0x7FFFFFFF  # sets the keys of the stream 'rows' apart from those of the micro-batches
 
@@ -49,7 +49,8 @@ class Forward:
 
     Two calls are equal when method, inputs (by identity), parameters (by identity), `train` and
     `key` are all the same, however many objectives ask. Randomness inside the model is a function
-    of (seed, step, call name) alone.
+    of (seed, step, call name) alone. A method that the model makes of others is asked for as any
+    other; what it is made of is run, and shared, as calls of their own.
 
     Args:
       apply: (method, variables, inputs, train, rngs) -> (output, running statistics after it).
@@ -59,6 +60,7 @@ class Forward:
       key: the step's random key.
       part: number of the micro-batch, or None for a whole batch. Dropout differs between parts;
         what is keyed by a row's number (the stream 'rows') does not know of them.
+      made_of: {method: of which others the model makes it}.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Forward:
         train: bool,
         key: Any,
         part: Any = None,
+        made_of: Mapping[str, MadeOf] | None = None,
     ):
         self._apply = apply
         self._params = params
@@ -76,6 +79,7 @@ class Forward:
         self._train = train
         self._key = key
         self._part = part
+        self._made_of = made_of or {}
         self._made: dict[tuple[Any, ...], Any] = {}
         self._kept_alive: list[Any] = []  # identities stay unique only while the objects live
         self._after = {"batch_stats": statistics}  # one dict for all views of this forward
@@ -111,6 +115,7 @@ class Forward:
           key: a further name for the call's randomness, where one method runs twice and must draw
             differently.
         """
+        method, inputs = self.apart(method, inputs, params=params, train=train, key=key)
         train = self._train if train is None else train
         names = sorted(inputs)
         call = (method, key, train, id(params), *((name, id(inputs[name])) for name in names))
@@ -134,7 +139,59 @@ class Forward:
 
     def view(self, view: View, batch: Batch, **how: Any) -> Any:
         """`view.method` on the words of the batch that the view names."""
-        return self(view.method, {word: batch[word] for word in view.words}, **how)
+        return self(view.method, self.inputs(view, batch), **how)
+
+    def random(self, name: str) -> Any:
+        """A random key of this step for what an objective draws by itself, of its own by the name.
+
+        It does not know of micro-batches.
+        """
+        return jax.random.fold_in(self._key, zlib.crc32(name.encode()))
+
+    def inputs(self, view: View, batch: Batch) -> dict[str, Any]:
+        """The words of the batch that a view names.
+
+        Of a method that is made of others 'row' is among them, if any of these takes it, so that
+        their calls equal those of objectives that name it.
+        """
+        inputs = {word: batch[word] for word in view.words}
+        made = self._made_of.get(view.method)
+        if made is not None and "row" in batch and "row" in _taken(made):
+            inputs["row"] = batch["row"]
+        return inputs
+
+    def apart(
+        self, method: str, inputs: Mapping[str, Any], **how: Any
+    ) -> tuple[str, dict[str, Any]]:
+        """(method, inputs) once what the method is made of has been run; as given if of nothing.
+
+        Args:
+          method: as in a call.
+          inputs: as in a call.
+          how: `params`, `train` and `key` as in a call.
+
+        Raises:
+          ValueError: an input that no part takes.
+        """
+        made = self._made_of.get(method)
+        if made is None:
+            return method, dict(inputs)
+        unknown = sorted(set(inputs) - _taken(made))
+        if unknown:
+            raise ValueError(
+                f"{method} does not take {', '.join(unknown)}; it takes "
+                f"{', '.join(sorted(_taken(made)))}."
+            )
+        parts = {
+            name: self(view.method, {w: inputs[w] for w in view.words if w in inputs}, **how)
+            for name, view in made.parts.items()
+        }
+        return made.method, {**parts, **{w: inputs[w] for w in made.words if w in inputs}}
+
+
+def _taken(made: MadeOf) -> set[str]:
+    """All words that a method made of others takes."""
+    return {*made.words, *(word for view in made.parts.values() for word in view.words)}
 
 
 def _merge(current: PyTree, after: PyTree, before: PyTree) -> PyTree:

@@ -25,8 +25,8 @@ WHOLE: Rules = ((".*", ()),)
 # "Megatron-LM", section 3). `fsdp` cuts the other dimension. With axes of size 1 it means whole.
 TOWERS: Rules = (
     (r"(?#optional)(.*/)?v_(row|col)/.*", ()),  # means over a kernel's columns or rows: small
-    # As many scores as there are answers, a number that nothing need divide.
-    (r"(?#optional)(.*/)?answer_head/(.*/)?kernel", (("tensor", "fsdp"), None)),
+    # As many scores as there are answers or classes, a number that nothing need divide.
+    (r"(?#optional)(.*/)?(answer|class)_head/(.*/)?kernel", (("tensor", "fsdp"), None)),
     (r"(?#optional)(.*/)?(query|key|value|up)/kernel", ("fsdp", "tensor")),
     (r"(?#optional)(.*/)?(query|key|value|up)/bias", ("tensor",)),
     (r"(?#optional)(.*/)?kernel", ("tensor", "fsdp")),

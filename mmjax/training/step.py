@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,15 @@ from mmjax.training.optimizers.base import Optimizer, merge, position
 from mmjax.training.precision import in_forward
 from mmjax.training.state import State, add_samples, new_counters
 from mmjax.training.statistics import check_choice, fixed_statistics, held, with_fixed
+from mmjax.training.weighing import (
+    Uncertainty,
+    Weight,
+    check_weight,
+    learn_weights,
+    total,
+    weigh,
+    with_weights,
+)
 from mmjax.typing import Batch, PyTree
 
 
@@ -27,17 +37,17 @@ class Goal:
 
     Attributes:
       objective: what is scored.
-      weight: its factor, or a schedule of the step.
+      weight: its factor: a number, a schedule of the step, or `Uncertainty` for one that is
+        learned.
       stream: which stream of batches it reads.
     """
 
     objective: Objective
-    weight: float | Callable[..., Any] = 1.0
+    weight: Weight = 1.0
     stream: str = "main"
 
     def __post_init__(self) -> None:
-        if not callable(self.weight) and not 0 <= self.weight < float("inf"):
-            raise ValueError(f"weight={self.weight}: an objective's weight is finite, 0 or more.")
+        check_weight(self.weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +137,7 @@ def init_state(recipe: Recipe, batches: Mapping[str, Batch]) -> State:
     for number, (name, goal) in enumerate(recipe.goals.items()):
         batch = batches[goal.stream]
         own = goal.objective.init_params(jax.random.fold_in(key, 1 + number), batch)
+        own = with_weights(goal.weight, own, name)
         if own:
             owned[name] = own
         memory[name] = goal.objective.init_state(batch)
@@ -156,7 +167,14 @@ def score(
     """({goal's name: Loss}, running statistics after it) of one step's batches."""
     model_params, owned = split_params(params)
     fixed = _fixed(recipe, params, statistics) if train else frozenset()
-    forward = Forward(apply_model(recipe.model, fixed), model_params, statistics, train, key)
+    forward = Forward(
+        apply_model(recipe.model, fixed),
+        model_params,
+        statistics,
+        train,
+        key,
+        made_of=getattr(recipe.model, "made_of", None),
+    )
     losses = {
         name: goal.objective(
             forward.owning(owned.get(name, {})), batches[goal.stream], memory[name]
@@ -176,15 +194,14 @@ def loss_and_grads(
 ) -> tuple[Any, dict[str, Any], PyTree, PyTree]:
     """(the weighted sum, {goal: Loss}, running statistics, gradient of the trainable part)."""
     trainable, frozen = recipe.optimizer.split(state.params)
-    weights = {
-        name: goal.weight(state.step) if callable(goal.weight) else goal.weight
-        for name, goal in recipe.goals.items()
-    }
     prepare = functools.partial(preprocess.preprocess, contract=recipe.contract)
 
     def whole(trainable: PyTree) -> PyTree:
         params = merge(trainable, jax.lax.stop_gradient(frozen))
         return in_forward(params, recipe.params_dtype)
+
+    def weighed(trainable: PyTree) -> tuple[dict[str, Any], Any]:
+        return weigh(_weights(recipe), split_params(whole(trainable))[1], state.step)
 
     if recipe.micro_batches > 1:
         fixed = _fixed(recipe, state.params, state.batch_stats)
@@ -192,9 +209,11 @@ def loss_and_grads(
 
         def forwards(trainable: PyTree, part: Any) -> dict[str, Forward]:
             params, owned = split_params(whole(trainable))
-            forward = Forward(model, params, state.batch_stats, True, key, part)
+            made_of = getattr(recipe.model, "made_of", None)
+            forward = Forward(model, params, state.batch_stats, True, key, part, made_of)
             return {name: forward.owning(owned.get(name, {})) for name in recipe.goals}
 
+        weights, _ = weighed(trainable)
         goals = {
             name: Part(goal.objective, goal.stream, weights[name], state.objectives[name])
             for name, goal in recipe.goals.items()
@@ -202,6 +221,8 @@ def loss_and_grads(
         loss, losses, grads, statistics = accumulated_gradients(
             goals, trainable, forwards, prepare, batches, recipe.micro_batches
         )
+        if any(isinstance(weight, Uncertainty) for weight in _weights(recipe).values()):
+            loss, grads = learn_weights(losses, weighed, trainable, grads)
         return loss, losses, held(statistics, state.batch_stats, fixed), grads
 
     ready = {name: prepare(batch) for name, batch in batches.items()}
@@ -210,13 +231,15 @@ def loss_and_grads(
         losses, statistics = score(
             recipe, whole(trainable), state.batch_stats, state.objectives, ready, key, train=True
         )
-        total = jnp.zeros((), jnp.float32)
-        for name, loss in losses.items():
-            total += weights[name] * loss.mean()
-        return total, (losses, statistics)
+        return total(losses, *weighed(trainable)), (losses, statistics)
 
     (loss, (losses, statistics)), grads = jax.value_and_grad(total_loss, has_aux=True)(trainable)
     return loss, losses, statistics, grads
+
+
+def _weights(recipe: Recipe) -> dict[str, Any]:
+    """{goal: its weight as given}."""
+    return {name: goal.weight for name, goal in recipe.goals.items()}
 
 
 def train_step(
@@ -258,8 +281,10 @@ def train_step(
         "skipped": state.counters["skipped"] + ~good,
         "skipped_in_a_row": jnp.where(good, 0, state.counters["skipped_in_a_row"] + 1),
     }
+    weights, _ = weigh(_weights(recipe), split_params(state.params)[1], state.step)
     metrics = {
         "loss": loss,
+        **{f"weight/{name}": now for name, now in weights.items() if _varies(recipe, name)},
         "rate": recipe.optimizer.learning_rate(count),
         **{f"loss/{name}": one.mean() for name, one in losses.items()},
         **{
@@ -286,6 +311,11 @@ def train_step(
         counters=counters,
     )
     return state, metrics
+
+
+def _varies(recipe: Recipe, name: str) -> bool:
+    """Whether a goal's weight is another from step to step."""
+    return not isinstance(recipe.goals[name].weight, numbers.Real)
 
 
 def _norms(name: str, tree: Mapping[str, Any], whole: Any) -> dict[str, Any]:

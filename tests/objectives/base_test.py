@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmjax.objectives.base import Forward, Loss, Objective, check_needs
+from mmjax.typing import MadeOf, View
 
 
 class Calls:
@@ -110,3 +111,23 @@ def test_an_objective_without_memory_or_parameters_has_none():
     objective = Needy(())
     assert objective.init_state({"image": np.zeros(1)}) == ()
     assert objective.init_params(jax.random.key(0), {}) == {}
+
+
+def test_a_method_made_of_others_shares_them_with_whoever_asks_for_them():
+    class Recorded(Calls):
+        def __call__(self, method, variables, inputs, train, rngs):
+            self.count += 1
+            return (method, tuple(inputs.items()), train), {}
+
+    calls, image, ids, row = Recorded(), jnp.ones(2), jnp.zeros(2), jnp.arange(2)
+    made_of = {"fuse": MadeOf("join", {"seen": View("encode", ("image", "row"))}, ("ids",))}
+    run = Forward(calls, {}, {}, True, jax.random.key(0), made_of=made_of)
+    batch = {"image": image, "ids": ids, "row": row}
+    encoded = run.view(View("encode", ("image", "row")), batch)
+    method, inputs, train = run.view(View("fuse", ("ids", "image")), batch)
+    assert (method, train) == ("join", True)
+    assert dict(inputs)["seen"] is encoded  # 'row' is handed on though the view did not name it
+    assert dict(inputs)["ids"] is ids
+    assert calls.count == 2
+    run.view(View("fuse", ("ids", "image")), batch, train=False)
+    assert calls.count == 4

@@ -1,10 +1,16 @@
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mmjax.objectives.base import Forward
 from mmjax.objectives.matching import Matching
+from mmjax.parallel.mesh import make_mesh
+from mmjax.parallel.sharding import activations, batch_sharding, replicated
 from mmjax.training.accumulation import check_micro_batches
+from mmjax.typing import Encoded, MadeOf, View
 
 ROWS = 5
 
@@ -74,3 +80,144 @@ def test_micro_batches_and_a_shift_beyond_the_batch_are_refused():
         Matching(shift=0)
     with pytest.raises(ValueError, match="neither Coupled"):
         check_micro_batches(2, {"matching": Matching()}, {"main": 8}, 1, {})
+
+
+MADE_OF = {
+    "fuse": MadeOf(
+        "join",
+        {"image": View("encode_image", ("image",)), "text": View("encode_text", ("token_ids",))},
+    )
+}
+PAIR = View("fuse", ("image", "token_ids"))
+BATCH, WIDTH, SCALE = 16, 4, 6.0
+MESHES = [(8, 1, 1), (2, 2, 2)]
+
+
+def towers(method, variables, inputs, train, rngs):
+    """Stands for a model: unit vectors as they are given, tokens scaled by a parameter."""
+    if method == "scalars":
+        return {"log_scale": jnp.log(jnp.float32(SCALE))}, {}
+    if method.startswith("encode_"):
+        (x,) = inputs.values()
+        tokens = jnp.stack([x, 2 * x], 1) * variables["params"][method]
+        return Encoded(tokens, jnp.ones(tokens.shape[:2], bool), x, x), {}
+    if method == "join":
+        return (inputs["text"].tokens, inputs["image"].tokens), {}
+    text, image = inputs["fused"]
+    return jnp.einsum("bnd,bmd->b", text, image), {}
+
+
+@functools.cache
+def hard(negatives, mesh):
+    """A compiled (params, batch, key) -> ((mean, Loss), gradient)."""
+    objective = Matching(PAIR, negatives=negatives)
+    made = None if mesh is None else make_mesh(*mesh)
+
+    def loss(params, batch, key):
+        forward = Forward(towers, params, {}, True, key, made_of=MADE_OF)
+        if made is None:
+            loss = objective(forward, batch, ())
+        else:
+            with activations(made):
+                loss = objective(forward, batch, ())
+        return loss.mean(), loss
+
+    how = {}
+    if made is not None:
+        how["in_shardings"] = (replicated(made), batch_sharding(made), replicated(made))
+    return jax.jit(jax.value_and_grad(loss, has_aux=True), **how)
+
+
+def hard_batch(groups=BATCH // 3):
+    rng = np.random.default_rng(4)
+    image, text = rng.normal(size=(2, BATCH, WIDTH))
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text)]
+    group = rng.integers(0, groups, BATCH)
+    made = {
+        "image": np.float32(unit[0]),
+        "token_ids": np.float32(unit[1]),
+        "valid": np.arange(BATCH) % 7 != 3,
+        "sample_id": np.stack([np.arange(BATCH)] * 2, 1).astype(np.int32),
+        "group": np.stack([group] * 2, 1).astype(np.int32),
+    }
+    allowed = made["valid"][:, None] & made["valid"] & (group[:, None] != group)
+    return made, allowed
+
+
+PARAMS = {"encode_image": jnp.float32(0.7), "encode_text": jnp.float32(1.1)}
+
+
+def test_the_hardest_wrong_pairs_of_the_whole_batch_are_asked_about():
+    batch, allowed = hard_batch()
+    image, text = np.float64(batch["image"]), np.float64(batch["token_ids"])
+    scores = np.where(allowed, image @ text.T, -np.inf)  # picture by text
+    pair = 9 * 0.7 * 1.1  # (1 + 2)², of the two tokens of each side
+    own = softplus(-pair * np.sum(image * text, 1))[batch["valid"]]
+    wrong = [softplus(pair * scores.max(axis))[batch["valid"]] for axis in (1, 0)]
+    wanted = np.concatenate([own, *wrong])
+    (mean, loss), _ = hard("hardest", None)(PARAMS, batch, jax.random.key(0))
+    assert float(loss.count) == 3 * batch["valid"].sum()
+    assert mean == pytest.approx(wanted.mean(), rel=1e-5)
+    told = (own < np.log(2)).sum() + sum((x < np.log(2)).sum() for x in wrong)
+    assert float(loss.metrics["accuracy"][0]) == told
+
+
+@pytest.mark.parametrize("negatives", ["hardest", "sampled"])
+def test_any_mesh_asks_about_the_pairs_of_one_device(negatives):
+    batch, _ = hard_batch()
+    key = jax.random.key(1)
+    (mean, loss), slopes = hard(negatives, None)(PARAMS, batch, key)
+    assert min(abs(float(x)) for x in slopes.values()) > 1e-3
+    for mesh in MESHES:
+        (other, found), others = hard(negatives, mesh)(PARAMS, batch, key)
+        assert float(other) == pytest.approx(float(mean), rel=1e-6)
+        assert float(found.count) == float(loss.count)
+        for name, slope in slopes.items():
+            assert float(others[name]) == pytest.approx(float(slope), rel=1e-5)
+
+
+def test_draws_differ_from_step_to_step_and_keep_to_the_allowed_pairs():
+    batch, allowed = hard_batch(groups=2)
+    run = hard("sampled", None)
+    means = {float(run(PARAMS, batch, jax.random.key(n))[0][0]) for n in range(4)}
+    assert len(means) == 4
+    image, text = np.float64(batch["image"]), np.float64(batch["token_ids"])
+    pair = 9 * 0.7 * 1.1 * np.where(allowed, image @ text.T, np.nan)
+    valid = batch["valid"]
+    own = softplus(-9 * 0.7 * 1.1 * np.sum(image * text, 1))[valid].sum()
+    least, most = (
+        own + sum(softplus(pick(sides[valid], 1)).sum() for sides in (pair, pair.T))
+        for pick in (np.nanmin, np.nanmax)
+    )
+    for mean in means:
+        assert least - 1e-3 <= mean * 3 * valid.sum() <= most + 1e-3
+
+
+def test_a_model_without_two_towers_and_what_a_mesh_does_not_divide_are_refused():
+    with pytest.raises(ValueError, match="does not make 'fuse' of encode_image and encode_text"):
+        score(Matching(negatives="hardest"), batch())
+    with pytest.raises(ValueError, match="'nearest' is none of random, hardest, sampled"):
+        Matching(negatives="nearest")
+    with pytest.raises(ValueError, match="shift=2 is for negatives='random'"):
+        Matching(negatives="sampled", shift=2)
+    odd = {word: value[:12] for word, value in hard_batch()[0].items()}
+    forward = Forward(towers, PARAMS, {}, False, None, made_of=MADE_OF)
+    with activations(make_mesh()), pytest.raises(ValueError, match=r"12 rows is no .* 8 .* Take 8"):
+        Matching(PAIR, negatives="hardest")(forward, jax.tree.map(jnp.asarray, odd), ())
+    with pytest.raises(ValueError, match="neither Coupled"):
+        check_micro_batches(2, {"m": Matching(negatives="hardest")}, {"main": 8}, 1, {})
+
+
+def test_shifted_pictures_are_not_encoded_again():
+    calls = []
+
+    def counted(method, *rest):
+        calls.append(method)
+        return towers(method, *rest)
+
+    batch, _ = hard_batch()
+    batch = jax.tree.map(jnp.asarray, batch)
+    loss = Matching(PAIR)(Forward(counted, PARAMS, {}, False, None, made_of=MADE_OF), batch, ())
+    names = ["encode_image", "encode_text", "join", "matching_logits", "join", "matching_logits"]
+    assert calls == names
+    assert float(loss.count) > batch["valid"].sum()

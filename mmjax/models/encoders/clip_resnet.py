@@ -83,6 +83,10 @@ class ClipResNet(nn.Module):
     dtype: str = "float32"
     remat: str = "none"
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the tokens of a picture."""
+        return height // 32, width // 32
+
     @nn.compact
     def __call__(
         self,

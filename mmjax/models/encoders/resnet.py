@@ -117,6 +117,11 @@ class ResNet(nn.Module):
     dtype: str = "float32"
     remat: str = "none"
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the tokens of a picture."""
+        shrunk = 2 ** (1 + len(self.channels))
+        return -(-height // shrunk), -(-width // shrunk)
+
     @nn.compact
     def __call__(
         self,

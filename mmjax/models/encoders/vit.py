@@ -122,6 +122,10 @@ class ViT(nn.Module):
         """Patches of a picture, before any are dropped."""
         return (self.image_size // self.patch_size) ** 2
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patches of a picture, without a class token before them."""
+        return height // self.patch_size, width // self.patch_size
+
     def _check(self, image: Any, row: Any, train: bool) -> None:
         """Raises ValueError where options or inputs do not fit each other."""
         if self.pooling not in POOLING:

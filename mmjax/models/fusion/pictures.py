@@ -5,9 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from mmjax.models.interfaces import Fused
-from mmjax.typing import Array, Float
+from mmjax.typing import Array, Float, Int
 
-__all__ = ["each", "pair", "together"]
+__all__ = ["each", "numbered", "pair", "together"]
 
 
 def each(words: dict[str, Any], pictures: int, several: tuple[str, ...]) -> dict[str, Any]:
@@ -29,6 +29,13 @@ def each(words: dict[str, Any], pictures: int, several: tuple[str, ...]) -> dict
     return made
 
 
+def numbered(row: Int[Array, " batch"] | None, pictures: int) -> Int[Array, " all"] | None:
+    """A number for each single picture, by its row's, so that each draws for itself."""
+    if row is None:
+        return None
+    return jnp.repeat(row, pictures) * pictures + jnp.tile(jnp.arange(pictures), row.shape[0])
+
+
 def together(fused: Fused, pictures: int) -> Fused:
     """One row for each text again: what its pictures gave, one after another along the next axis.
 
@@ -38,6 +45,8 @@ def together(fused: Fused, pictures: int) -> Fused:
     """
 
     def row(x: Any) -> Any:
+        if x is None:
+            return None
         if x.ndim == 2:  # [b * p, n] -> [b, p * n]: masks and pooled vectors
             return x.reshape(-1, pictures * x.shape[1])
         return x.reshape(-1, pictures * x.shape[1], x.shape[2])

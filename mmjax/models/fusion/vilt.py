@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mmjax.models.encoders.bert import Bert
 from mmjax.models.fusion.heads import check_heads, need
 from mmjax.models.fusion.patch_tokens import PatchTokens
-from mmjax.models.fusion.pictures import each, together
+from mmjax.models.fusion.pictures import each, numbered, together
 from mmjax.models.interfaces import Fused
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.dense import product_of
@@ -177,7 +177,7 @@ class Vilt(nn.Module):
         words = each(words, pictures, ("image", "image_mask"))
         number = jnp.tile(jnp.arange(pictures), image.shape[0])
         if row is not None:  # another draw of patches for each picture
-            words["row"] = words["row"] * pictures + number
+            words["row"] = numbered(row, pictures)
         return together(self.stream(**words, train=train, picture=number), pictures)
 
     def masked_lm_logits(

@@ -21,9 +21,10 @@ from mmjax import paths
 from mmjax.training.rules import decide, names_layers
 from mmjax.typing import Array, Float, PyTree
 
-# Never decayed: the temperature, all biases, the scales of norms, positions, learned queries.
+# Never decayed: the temperature, goals' learned weights, all biases, the scales of norms,
+# positions, learned queries.
 NO_DECAY = (
-    (r"(?#optional)(.*/)?(log_scale|temperature|scale|bias|gamma)", 0.0),
+    (r"(?#optional)(.*/)?(log_scale|temperature|log_variance|scale|bias|gamma)", 0.0),
     (r"(?#optional)(.*/)?[^/]*(position|class_token|class_embedding|probe)[^/]*(/.*)?", 0.0),
     (".*", 1.0),
 )
