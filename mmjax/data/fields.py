@@ -1,18 +1,16 @@
 """What the members of a record mean: which is the picture, which the captions, which the group."""
 
 import dataclasses
-import functools
-import json
 from typing import Any
 
 import numpy as np
 
+from mmjax.data.places import LONGEST_TEXT, Reader, places_of
 from mmjax.data.sources.base import BadSample, Record, Source
 from mmjax.data.transforms.decode import EncodedImage
 
 __all__ = ["Fields", "check_first"]
 
-_LONGEST_TEXT = 1 << 24  # bytes; transforms cut captions, this only keeps a bomb from being split
 _SPLITS = ("lines", "none")
 _TRIES = 64
 
@@ -53,7 +51,7 @@ class Fields:
         if len(self.background) != 3 or not all(0 <= level <= 255 for level in self.background):
             raise ValueError(f"background={self.background}; give red, green, blue from 0 to 255.")
         for option in ("image_from", "caption_from", "group_from", "label_from"):
-            for member, path in _places(getattr(self, option)):
+            for member, path in places_of(getattr(self, option)):
                 if not member or path == "":
                     raise ValueError(
                         f"{option}={getattr(self, option)!r}; write it as 'txt', 'json:field' or "
@@ -75,7 +73,7 @@ class Fields:
             member holds something else than the option says.
         """
         sample: dict[str, Any] = {"key": str(record.get("__key__", "")), "record": record}
-        read = _Reader(record)
+        read = Reader(record)
         if self.image_from:
             name, value = read.find("image_from", self.image_from)
             sample["image"] = self._image(value, read.where(name))
@@ -136,86 +134,8 @@ def check_first(source: Source, fields: Fields) -> dict[str, Any]:
     )
 
 
-class _Reader:
-    """Finds places in one record; each JSON member is parsed once."""
-
-    def __init__(self, record: Record):
-        self.record = record
-        self.parsed: dict[str, Any] = {}
-
-    def where(self, name: str) -> str:
-        shard = self.record.get("__shard__")
-        key = self.record.get("__key__", "?")
-        return f"{shard}: {key}.{name}" if shard else f"{key}.{name}"
-
-    def find(self, option: str, places: str) -> tuple[str, Any]:
-        """(place, value) of the first place that is there."""
-        for member, path in _places(places):
-            if member not in self.record:
-                continue
-            if path is None:
-                return member, self.record[member]
-            value = _field(self.json(member), path)
-            if value is not None:
-                return f"{member}:{path}", value
-        raise BadSample(
-            "missing", f"{self.where('*')}: {option}={places!r}, found {self.members()}."
-        )
-
-    def json(self, member: str) -> Any:
-        if member not in self.parsed:
-            value = self.record[member]
-            if isinstance(value, bytes | str):
-                if len(value) > _LONGEST_TEXT:
-                    raise BadSample("format", f"{self.where(member)} has {len(value):,} bytes.")
-                try:
-                    value = json.loads(value)
-                except (ValueError, RecursionError) as error:
-                    raise BadSample(
-                        "format", f"{self.where(member)} is not JSON: {error}"
-                    ) from None
-            self.parsed[member] = value
-        return self.parsed[member]
-
-    def members(self) -> str:
-        """The members found, with the fields of those that hold JSON."""
-        names = self.record.get("__members__") or [
-            name for name in self.record if not name.startswith("__")
-        ]
-        shown = []
-        for name in names[:20]:
-            inside = self.parsed.get(name)
-            fields = list(inside)[:20] if isinstance(inside, dict) else []
-            shown += [f"{name}:{field}" for field in fields] or [name]
-        return ", ".join(shown) or "no members"
-
-
-@functools.lru_cache(maxsize=256)
-def _places(option: str) -> tuple[tuple[str, str | None], ...]:
-    """'jpg;json:a.b' as (('jpg', None), ('json', 'a.b'))."""
-    places = []
-    for place in option.split(";") if option else ():
-        member, colon, path = place.strip().partition(":")
-        places.append((member, path if colon else None))
-    return tuple(places)
-
-
-def _field(value: Any, path: str) -> Any:
-    """The field of parsed JSON, or None; a key that itself has dots comes first."""
-    if isinstance(value, dict) and path in value:
-        return value[path]
-    for step in path.split("."):
-        if isinstance(value, dict):
-            value = value.get(step)
-        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            return None
-    return value
-
-
 def _text(value: Any, where: str) -> str:
-    if isinstance(value, bytes | str) and len(value) > _LONGEST_TEXT:
+    if isinstance(value, bytes | str) and len(value) > LONGEST_TEXT:
         raise BadSample("caption", f"{where} has {len(value):,} bytes of text.")
     if isinstance(value, bytes):
         try:
