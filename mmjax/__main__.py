@@ -1,4 +1,4 @@
-"""The command `mmjax`: export of weights, parity with references, and a look at the machine."""
+"""The command `mmjax`: export of weights, parity, others' data as shards, a look at the machine."""
 
 import argparse
 import sys

@@ -3,11 +3,13 @@
 import argparse
 import importlib
 import pathlib
+import sys
 from typing import Any
 
 __all__ = ["add"]
 
 DIFFERS = 1  # exit status of a parity that does not hold
+WRONG = 2  # and of what was given wrongly
 
 
 def add(commands: Any) -> None:
@@ -31,6 +33,16 @@ def add(commands: Any) -> None:
         "layout whose library is installed",
     )
     parity.set_defaults(run=_parity)
+    convert = commands.add_parser("convert", help="write others' data as shards")
+    formats = convert.add_subparsers(dest="what", required=True, metavar="WHAT")
+    table = formats.add_parser("lxmert-tsv", help="LXMERT's table of detected regions")
+    table.add_argument("table", help="the .tsv file")
+    table.add_argument("prefix", help="shards/train gives shards/train-000000.tar and so on")
+    table.add_argument("--samples", type=int, default=1000, help="pictures a shard")
+    table.add_argument(
+        "--captions", default="", help='a JSON file: {"img_id": "text" or ["text", ...], ...}'
+    )
+    table.set_defaults(run=_convert_lxmert)
     doctor = commands.add_parser("doctor", help="versions, devices, memory, what to do about them")
     doctor.set_defaults(run=_doctor)
 
@@ -78,6 +90,20 @@ def _tensors(ours: str, theirs: pathlib.Path, parity: Any) -> Any:
     loaded = importlib.import_module("mmjax.load").load(ours)
     family = parity.runner(parity.Fixture.open(theirs)).FAMILY
     return importlib.import_module("mmjax.interop.export").published(loaded, family)
+
+
+def _convert_lxmert(known: argparse.Namespace) -> int:
+    lxmert = importlib.import_module("mmjax.data.lxmert_tsv")
+    try:
+        captions = lxmert.read_captions(known.captions) if known.captions else None
+        made = lxmert.convert(known.table, known.prefix, known.samples, captions)
+    except lxmert.ConversionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG
+    left_out = f", {made.without_caption:,} without a caption left out" if known.captions else ""
+    shards = f"{len(made.files)} shard{'s' if len(made.files) > 1 else ''}"
+    print(f"{known.prefix}-*.tar: {made.samples:,} pictures in {shards}{left_out}")
+    return 0
 
 
 def _doctor(known: argparse.Namespace) -> int:
