@@ -154,6 +154,18 @@ WORDS: dict[str, Word] = {
         "places in the text of the words that name a region, -1 for none",
         "a source whose records hold 'region_words'",
     ),
+    "phrases": Word(
+        "batch phrases",
+        "int32",
+        "place of each phrase's token in the sequence of text and regions, -1 for none",
+        "Stored('phrases', 'npz:phrases', ...)",
+    ),
+    "phrase_regions": Word(
+        "batch phrases regions",
+        "float32",
+        "how much each region is meant by each phrase, each phrase's sum 1",
+        "Stored('phrase_regions', 'npz:phrase_regions', ...)",
+    ),
     "boxes": Word(
         "batch regions places",
         "float32",

@@ -19,7 +19,7 @@ from mmjax.data.sources.base import BadSample
 
 __all__ = ["NPZ", "Npz", "numbers", "read_npy"]
 
-NPY, NPZ = b"\x93NUMPY", b"PK\x03\x04"
+NPZ = (b"PK\x03\x04", b"PK\x05\x06")  # how such files begin, the second where they are empty
 _LARGEST = 1 << 28  # bytes of an array, unpacked
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from mmjax.objectives.answering import FUSE
 from mmjax.objectives.base import Forward, Loss, Objective
 from mmjax.objectives.pairs import IDENTITIES
+from mmjax.objectives.replacing import Replace, check_replace, read_words, replaced
 from mmjax.typing import Array, Batch, Bool, Float, PyTree, View
 
 TEXT = ("token_ids", "text_mask", "token_type", "task", "row")  # all other words are a picture's
@@ -26,21 +27,24 @@ class Matching(Objective):
     Args:
       fuse: (method, words) by which the model looks at text and picture together.
       shift: how many rows further on the wrong picture is taken from.
+      replace: see `MaskedLm`; then the right pairs are those of its pass.
 
     Source: Chen et al. 2020 (UNITER), section 3.2; Tan and Bansal 2019 (LXMERT), section 3.1.2.
     """
 
     fuse: tuple[str, tuple[str, ...]] = FUSE
     shift: int = 1
+    replace: Replace = ()
 
     def __post_init__(self) -> None:
+        check_replace(self.fuse, self.replace)
         if self.shift < 1:
             raise ValueError(f"shift={self.shift}: the wrong picture is of another row; give 1 up.")
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The words of the model's view."""
-        return View(*self.fuse).words
+        """The words of the model's view, or those in place of them."""
+        return read_words(self.fuse, self.replace)
 
     def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
         """The mean over pairs, and the share of pairs that are told rightly.
@@ -53,10 +57,12 @@ class Matching(Objective):
             raise ValueError(
                 f"a batch of {rows} rows has none {self.shift} further on; lower shift."
             )
-        own = self._logits(forward, {word: batch[word] for word in self.needs})
+        words = replaced(batch, self.replace)
+        words = {word: words[word] for word in View(*self.fuse).words}
+        own = self._logits(forward, words)
         moved = {
-            word: batch[word] if word in TEXT else jnp.roll(batch[word], -self.shift, axis=0)
-            for word in self.needs
+            word: x if word in TEXT else jnp.roll(x, -self.shift, axis=0)
+            for word, x in words.items()
         }
         other = self._logits(forward, moved)
         asked = self._unlike(batch)
