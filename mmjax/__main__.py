@@ -1,4 +1,4 @@
-"""The command `mmjax`: export, parity with references, answers, and a look at the machine."""
+"""The command `mmjax`: weights, parity, answers, others' data as shards, a look at the machine."""
 
 import argparse
 import sys

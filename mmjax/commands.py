@@ -45,6 +45,16 @@ def add(commands: Any) -> None:
     )
     answers.add_argument("--overwrite", action="store_true", help="replace an earlier file")
     answers.set_defaults(run=_answers)
+    convert = commands.add_parser("convert", help="write others' data as shards")
+    formats = convert.add_subparsers(dest="what", required=True, metavar="WHAT")
+    table = formats.add_parser("lxmert-tsv", help="LXMERT's table of detected regions")
+    table.add_argument("table", help="the .tsv file")
+    table.add_argument("prefix", help="shards/train gives shards/train-000000.tar and so on")
+    table.add_argument("--samples", type=int, default=1000, help="pictures a shard")
+    table.add_argument(
+        "--captions", default="", help='a JSON file: {"img_id": "text" or ["text", ...], ...}'
+    )
+    table.set_defaults(run=_convert_lxmert)
     doctor = commands.add_parser("doctor", help="versions, devices, memory, what to do about them")
     doctor.set_defaults(run=_doctor)
 
@@ -118,6 +128,20 @@ def _answers(known: argparse.Namespace) -> int:
         f"{out}: {len(answers):,} answers, right for {inside:,} of {total:,} questions "
         f"({inside / total:.1%})"
     )
+    return 0
+
+
+def _convert_lxmert(known: argparse.Namespace) -> int:
+    lxmert = importlib.import_module("mmjax.data.lxmert_tsv")
+    try:
+        captions = lxmert.read_captions(known.captions) if known.captions else None
+        made = lxmert.convert(known.table, known.prefix, known.samples, captions)
+    except lxmert.ConversionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG
+    left_out = f", {made.without_caption:,} without a caption left out" if known.captions else ""
+    shards = f"{len(made.files)} shard{'s' if len(made.files) > 1 else ''}"
+    print(f"{known.prefix}-*.tar: {made.samples:,} pictures in {shards}{left_out}")
     return 0
 
 

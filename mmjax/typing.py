@@ -93,13 +93,55 @@ WORDS: dict[str, Word] = {
         "batch regions region_features",
         "float32",
         "features of a picture's regions, made by a detector or as cells of a grid",
-        "a source whose records hold 'regions'",
+        "the Regions transform",
     ),
     "region_mask": Word(
         "batch regions",
         "bool",
         "True where regions is no padding",
-        "a source whose records hold 'regions'",
+        "the Regions transform",
+    ),
+    "masked_regions": Word(
+        "batch regions region_features",
+        "float32",
+        "regions with the features of some of them set to zero",
+        "the MaskRegions transform",
+    ),
+    "region_asked": Word(
+        "batch regions",
+        "bool",
+        "True where a region is to be told from the others and the text",
+        "the MaskRegions transform",
+    ),
+    "region_classes": Word(
+        "batch regions classes",
+        "float32",
+        "the probabilities of classes that a detector gave each region",
+        "Regions(classes_from=...)",
+    ),
+    "object_labels": Word(
+        "batch regions",
+        "int32",
+        "number of the object that a detector took a region for, below 0 for unknown",
+        "Regions(objects_from=...)",
+    ),
+    "object_confidence": Word(
+        "batch regions",
+        "float32",
+        "how sure the detector was of object_labels, 0 to 1",
+        "Regions(objects_from=...)",
+    ),
+    "attribute_labels": Word(
+        "batch regions",
+        "int32",
+        "number of the attribute that a detector gave a region, below 0 for unknown",
+        "Regions(attributes_from=...)",
+    ),
+    "attribute_confidence": Word(
+        "batch regions",
+        "float32",
+        "how sure the detector was of attribute_labels, 0 to 1",
+        "Regions(attributes_from=...)",
     ),
     "region_types": Word(
         "batch regions",
@@ -113,12 +155,24 @@ WORDS: dict[str, Word] = {
         "places in the text of the words that name a region, -1 for none",
         "a source whose records hold 'region_words'",
     ),
+    "phrases": Word(
+        "batch phrases",
+        "int32",
+        "place of each phrase's token in the sequence of text and regions, -1 for none",
+        "Stored('phrases', 'npz:phrases', ...)",
+    ),
+    "phrase_regions": Word(
+        "batch phrases regions",
+        "float32",
+        "how much each region is meant by each phrase, each phrase's sum 1",
+        "Stored('phrase_regions', 'npz:phrase_regions', ...)",
+    ),
     "boxes": Word(
         "batch regions places",
         "float32",
         "where a picture's regions are: x1, y1, x2, y2 as parts of its width and height, and for "
         "ViLBERT the part of the picture that a region covers as a fifth",
-        "a source whose records hold 'boxes'",
+        "the Regions transform",
     ),
     "task": Word("batch", "int32", "number of a row's task", "a source whose records hold 'task'"),
     "image_features": Word(

@@ -109,7 +109,7 @@ def open_source(path: str, fetching: Fetching = FETCHING) -> Source:
         addresses that fsspec knows, such as gs:// and s3://.
 
     Raises:
-      ValueError: a blank path, or the ending names no kind of source.
+      ValueError: a blank path, LMDB, or the ending names no kind of source.
       FileNotFoundError: a table or shards that are not there.
     """
     from mmjax.data.sources import array_record, folder, webdataset
@@ -122,6 +122,12 @@ def open_source(path: str, fetching: Fetching = FETCHING) -> Source:
     if any(map(patterns.is_address, words)):
         return _far(path, fetching)
     patterns.refuse_address(first)
+    if first.rstrip("/").endswith(".lmdb") or os.path.exists(os.path.join(whole, "data.mdb")):
+        raise ValueError(
+            f"{path!r} is LMDB, which holds pickles for region features: reading one runs whatever "
+            "is in it, so mmjax never does. Where you trust the file, unpickle it with the code "
+            "that wrote it and write .tar shards with .npz members (docs/regions.md)."
+        )
     if os.path.isdir(whole):
         return folder.Folder(whole)
     if whole.endswith(_TABLES):

@@ -5,15 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.data.members import (
-    Members,
-    as_group,
-    as_label,
-    as_text,
-    as_texts,
-    as_truth,
-    split_places,
-)
+from mmjax.data.members import as_group, as_label, as_text, as_texts, as_truth
+from mmjax.data.places import Reader, places_of
 from mmjax.data.sources.base import BadSample, Record, Source
 from mmjax.data.transforms.decode import EncodedImage
 
@@ -72,7 +65,7 @@ class Fields:
         for option in (*_SINGLE, *_SEVERAL):
             given = getattr(self, option)
             for place in given if option in _SEVERAL else (given,):
-                for member, path in split_places(place):
+                for member, path in places_of(place):
                     if not member or path == "":
                         raise ValueError(
                             f"{option}={given!r}; write it as 'txt', 'json:field' or 'jpg;png', "
@@ -95,7 +88,7 @@ class Fields:
             member holds something else than the option says.
         """
         sample: dict[str, Any] = {"key": str(record.get("__key__", "")), "record": record}
-        read = Members(record)
+        read = Reader(record)
         if self.images_from:
             found = (read.find("images_from", place) for place in self.images_from)
             sample["images"] = tuple(self._image(value, read.where(name)) for name, value in found)
@@ -123,7 +116,7 @@ class Fields:
             sample["facts"] = dict(self._fact(read, place) for place in self.facts_from)
         return sample
 
-    def _fact(self, read: Members, place: str) -> tuple[str, str]:
+    def _fact(self, read: Reader, place: str) -> tuple[str, str]:
         name, value = read.find("facts_from", place)
         last = place.split(";")[0].replace(":", ".").split(".")[-1]
         number = isinstance(value, int | float | np.number)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from mmjax.objectives.answering import FUSE
 from mmjax.objectives.base import Additive, Forward, Loss
+from mmjax.objectives.replacing import Replace, check_replace, read_words, replaced
 from mmjax.typing import Array, Batch, Float, Int, PyTree, View
 
-MASKED = ("masked_ids", "mlm_labels")
+MASKED: Replace = (("token_ids", "masked_ids"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,29 +26,33 @@ class MaskedLm(Additive):
         'encode_text' without one. What it returns has the words' vectors as `text` or `tokens`.
       places: most places of a row that are scored, the first ones; None scores all of the text,
         asked for or not, which with a large vocabulary costs more than the rest of the model.
+      replace: ((word, the one read in its place), ...). Objectives with the same view and the same
+        of these share one pass: (("token_ids", "masked_ids"), ("regions", "masked_regions")) with
+        `MaskedRegions`.
 
     Source: Devlin et al. 2018 (BERT), section 3.1.
     """
 
     fuse: tuple[str, tuple[str, ...]] = FUSE
     places: int | None = None
+    replace: Replace = MASKED
 
     def __post_init__(self) -> None:
+        check_replace(self.fuse, self.replace, "token_ids")
         if self.places is not None and self.places < 1:
             raise ValueError(f"places={self.places}; give at least 1, or None for all.")
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The words of the model's view but 'token_ids', and those that are masked."""
-        return (*(word for word in View(*self.fuse).words if word != "token_ids"), *MASKED)
+        """The words of the model's view, masked ones in place of some, and 'mlm_labels'."""
+        return (*read_words(self.fuse, self.replace), "mlm_labels")
 
     def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
         """The mean over masked places, and the share of them that is told rightly.
 
         A label beyond the vocabulary makes the loss not-a-number, which the step does not take.
         """
-        words = {**batch, "token_ids": batch["masked_ids"]}
-        output = forward.view(View(*self.fuse), words)
+        output = forward.view(View(*self.fuse), replaced(batch, self.replace))
         tokens = output.text if hasattr(output, "text") else output.tokens
         labels = jnp.where(batch["valid"][:, None], batch["mlm_labels"], -1)
         if self.places is not None and self.places < labels.shape[1]:

@@ -10,6 +10,7 @@ from mmjax.objectives.answering import FUSE
 from mmjax.objectives.base import Forward, Loss, Objective
 from mmjax.objectives.hard_negatives import CHOICES, Chosen, hard_negatives
 from mmjax.objectives.pairs import IDENTITIES, Sides, lay_out_ring
+from mmjax.objectives.replacing import Replace, check_replace, read_words, replaced
 from mmjax.parallel.ring import row_numbers, row_shards
 from mmjax.parallel.rows import take_rows
 from mmjax.parallel.sharding import current_mesh
@@ -41,6 +42,7 @@ class Matching(Objective):
       fuse: (method, words) by which the model looks at text and picture together.
       shift: how many rows further on the wrong picture is taken from; for 'random' alone.
       negatives: 'random', 'hardest' or 'sampled'.
+      replace: see `MaskedLm`; then the right pairs are those of its pass.
 
     Source: Chen et al. 2020 (UNITER), section 3.2; Tan and Bansal 2019 (LXMERT), section 3.1.2; for
     'sampled' Li et al. 2021 (ALBEF), section 3.2.
@@ -49,8 +51,10 @@ class Matching(Objective):
     fuse: tuple[str, tuple[str, ...]] = FUSE
     shift: int = 1
     negatives: str = "random"
+    replace: Replace = ()
 
     def __post_init__(self) -> None:
+        check_replace(self.fuse, self.replace)
         if self.shift < 1:
             raise ValueError(f"shift={self.shift}: the wrong picture is of another row; give 1 up.")
         if self.negatives not in NEGATIVES:
@@ -63,8 +67,8 @@ class Matching(Objective):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The words of the model's view."""
-        return View(*self.fuse).words
+        """The words of the model's view, those that stand in for others in their place."""
+        return read_words(self.fuse, self.replace)
 
     def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
         """The mean over pairs, and the share of pairs that are told rightly.
@@ -74,7 +78,9 @@ class Matching(Objective):
             mesh does not divide, or a model that does not make `fuse` of its two towers.
         """
         view = View(*self.fuse)
-        method, inputs = forward.apart(view.method, forward.inputs(view, batch))
+        method, inputs = forward.apart(
+            view.method, forward.inputs(view, replaced(batch, self.replace))
+        )
         pairs = [(inputs, batch["valid"], "")]
         if self.negatives == "random":
             pairs.append(self._shifted(inputs, batch))

@@ -74,3 +74,11 @@ def test_a_blank_path_is_refused_in_one_line(path):
     with pytest.raises(ValueError, match="blank path") as caught:
         Dataset(path=path)
     assert "\n" not in str(caught.value)
+
+
+def test_lmdb_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "data.mdb").write_bytes(b"LMDB")
+    for path in (tmp_path / "features", tmp_path / "trainval_feat.lmdb", tmp_path / "x.lmdb/"):
+        with pytest.raises(ValueError, match=r"holds pickles .* \.npz members"):
+            open_source(str(path))
