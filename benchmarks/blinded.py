@@ -1,0 +1,26 @@
+"""Transforms that take the picture or the text away: what the other alone can tell."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class NoPicture:
+    """Every picture becomes grey."""
+
+    def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        del rng
+        return {**sample, "image": np.full_like(sample["image"], 128)}
+
+
+@dataclasses.dataclass(frozen=True)
+class NoText:
+    """Every caption becomes the same word."""
+
+    leaves_pending: ClassVar[bool] = True
+
+    def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        del rng
+        return {**sample, "caption": "nothing"}
