@@ -54,24 +54,19 @@ def over_words(weights):
     return np.einsum("bwp,bw->bp", each, real) / real.sum(1, keepdims=True)
 
 
-def test_a_stream_of_words_and_patches_tells_the_cells_of_its_grid(random_variables):
+def test_a_stream_of_words_and_patches_tells_the_cells_of_the_real_patches(random_variables):
     model = Vilt(ViltStream(depth=3, **SIZES, image_size=12, patch_size=4), ())
-    words = {**TEXT, "image": jnp.asarray(RNG.normal(size=(2, 8, 12, 3)), jnp.float32)}
+    mask = np.zeros((2, 8, 12), bool)
+    mask[:, :, 4:] = True  # the left of three columns of patches is padding
+    image = jnp.asarray(RNG.normal(size=(2, 8, 12, 3)), jnp.float32)
+    words = {**TEXT, "image": image, "image_mask": jnp.asarray(mask)}
     looks, sown, _ = both(model, words, random_variables)
     weights = sown["stream"]["blocks"]["attention"]["weights"][0][-2:, :, :, :LENGTH, LENGTH:]
-    np.testing.assert_allclose(looks.values, over_words(weights), rtol=1e-5)
-    assert looks.boxes.shape == (2, 1 + 6, 4)  # a class token, two rows and three columns
+    np.testing.assert_allclose(looks.values, over_words(weights), rtol=1e-5, atol=1e-12)
+    assert looks.boxes.shape == (2, 1 + 6, 4)  # a class token, which lies nowhere, comes first
     np.testing.assert_array_equal(looks.boxes[0, 0], np.zeros(4))
-    np.testing.assert_allclose(looks.boxes[1, 6], [2 / 3, 0.5, 1, 1], rtol=1e-6)
-
-
-def test_of_padded_pictures_the_cells_are_those_of_the_real_patches(random_variables):
-    model = Vilt(ViltStream(depth=1, **SIZES, image_size=12, patch_size=4), ())
-    mask = np.zeros((2, 12, 12), bool)
-    mask[:, :8, 4:] = True  # the left column of patches is padding
-    words = {**TEXT, "image": jnp.zeros((2, 12, 12, 3)), "image_mask": jnp.asarray(mask)}
-    looks, _, _ = both(model, words, random_variables)
-    np.testing.assert_allclose(looks.boxes[0, 1], [1 / 3, 0, 2 / 3, 1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(looks.boxes[0, 1], [1 / 3, 0, 2 / 3, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(looks.boxes[1, 4], [2 / 3, 0.5, 1, 1], rtol=1e-6)
     np.testing.assert_array_equal(np.asarray(looks.values[:, 5:]), 0)  # padding comes last
     assert (looks.values[:, :5] > 0).all()
 
