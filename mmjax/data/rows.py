@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,35 @@ class Rows:
         if "group" in sample:
             row["group"] = text_identity(str(sample["group"]))
         return row
+
+
+class Picked(Rows):
+    """Rows of some samples alone, in any order; each is as the rows that it is taken from have it.
+
+    Args:
+      rows: of an evaluation.
+      positions: the samples' indices in `rows`, from 0; the n-th row is that of `positions[n]`.
+    """
+
+    def __init__(self, rows: Rows, positions: Sequence[int]):
+        self.datasets = rows.datasets
+        self.order = InOrder((len(positions),))
+        self.replace = rows.replace
+        self._key = rows._key
+        self._rows = rows
+        self._positions = tuple(int(position) for position in positions)
+
+    def load(
+        self, index: int, shapes: Shapes | None = None, first: int = 0
+    ) -> tuple[dict[str, Any] | None, np.ndarray]:
+        """See `Rows.load`."""
+        return self._rows.load(self._positions[index], shapes, first)
+
+    def draw(
+        self, index: int, shapes: Shapes | None = None, first: int = 0
+    ) -> tuple[dict[str, Any] | None, np.ndarray, int]:
+        """See `Rows.draw`."""
+        return self._rows.draw(self._positions[index], shapes, first)
 
 
 def finished(row: dict[str, Any]) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mmjax.evaluation.report_read import RESULTS
 from mmjax.typing import Batch, Encoded, View
 
 IMAGE = View("encode_image", ("image",))
@@ -52,9 +53,9 @@ class Context:
         behaviour; only `embedding` has to be set, as a host float32 array of all global rows.
       batches: one pass over the held-out data. Every batch has the same static shape and the last
         is filled up with rows whose `valid` is False. Host arrays of the GLOBAL rows: `valid`,
-        `position` (int, the sample's place in the held-out data), and `group` and `label` where the
-        data has them. Other words are opaque here and may be device arrays; `apply` and `loss` read
-        them.
+        `position` (int, the sample's place in the held-out data), and `group`, `label` and `labels`
+        where the data has them. Other words are opaque here and may be device arrays; `apply`,
+        `loss`, `scores` and `attention` read them.
       captions: position -> all captions of that sample, read without decoding its picture.
       sample: position -> {'image': uint8 [height, width, 3], 'captions': tuple of str} for
         artifacts; 'image' is absent where the data has no pictures.
@@ -66,8 +67,15 @@ class Context:
       facts: position -> what is known of that sample without decoding its picture: 'captions',
         'answers', 'truth', 'label', and what Fields(facts_from=...) names, by its name.
       scores: (how the model looks at text and picture together, one of its heads' methods, one
-        padded batch) -> the head's scores of all global rows, host float32.
+        padded batch) -> the head's scores of all global rows, host float32. Without a head's name,
+        '', what the view's method gives is taken for scores.
       answers: the vocabulary in the order of the 'answer' head's scores, where the data has one.
+      chosen: (positions, others, words) -> batches as of `batches`, of the samples at these
+        positions in their order; where `words` are named, with these words of the samples at the
+        positions `others` in place of their own, valid where both are.
+      attention: (how the model looks at both, one padded batch) -> how much each text looks at each
+        place of its picture, 0 to 1, [rows, places], and where the places are, x1, y1, x2, y2 as
+        parts of the picture's sides, [rows, places, 4]; None where the model cannot tell.
     """
 
     apply: Callable[[View, Batch], Encoded]
@@ -80,6 +88,8 @@ class Context:
     facts: Callable[[int], dict[str, Any]] = lambda _: {}
     scores: Callable[[View, str, Batch], np.ndarray] | None = None
     answers: tuple[str, ...] = ()
+    chosen: Callable[..., Iterator[Batch]] | None = None
+    attention: Callable[[View, Batch], tuple[np.ndarray, np.ndarray] | None] | None = None
     passes: dict[View, Held] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def encode(self, *views: View) -> Held:
@@ -116,10 +126,12 @@ class Result:
       metrics: flat numbers, e.g. 'text_to_image/R@1'. Rates are fractions, 0 to 1. The number that
         chance gives stands beside as '<name>_chance'.
       artifact: what the report draws, JSON-able, small; 'kind' says how to draw it.
+      results: JSON-able content of a file of its own, in a layout that others read, or None.
     """
 
     metrics: dict[str, float]
     artifact: dict[str, Any]
+    results: Any = None
 
 
 class Evaluator(abc.ABC):
@@ -128,6 +140,18 @@ class Evaluator(abc.ABC):
     A concrete one is a frozen dataclass of plain options. Perfect embeddings score 1; constant,
     random or non-finite embeddings score chance or less.
     """
+
+    def check(self, facts: Mapping[str, Any], answers: Sequence[str]) -> None:
+        """Refuses data that it could not score, before anything is compiled.
+
+        Args:
+          facts: of a held-out sample, as `Context.facts` gives them.
+          answers: as in `Context`.
+
+        Raises:
+          ValueError: what is missing and how to give it.
+        """
+        del facts, answers
 
     @abc.abstractmethod
     def __call__(self, context: Context) -> Result:
@@ -152,6 +176,8 @@ def real(batch: Batch) -> Bool[np.ndarray, " batch"]:
 def write_artifact(workdir: str | os.PathLike[str], step: int, name: str, result: Result) -> None:
     """Writes `evaluations/<step>/<name>.json` for the report, atomically; on one process only.
 
+    What the evaluator gives as results goes into `<name>.results.json` beside it.
+
     Args:
       workdir: the run's folder.
       step: training step of the parameters.
@@ -160,9 +186,15 @@ def write_artifact(workdir: str | os.PathLike[str], step: int, name: str, result
     """
     path = pathlib.Path(workdir) / "evaluations" / str(step) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = {**result.artifact, "name": name, "step": step, "metrics": result.metrics}
+    _write(path, content)
+    if result.results is not None:
+        _write(path.with_name(f"{path.stem}{RESULTS}"), result.results)
+
+
+def _write(path: pathlib.Path, content: Any) -> None:
     partial = path.with_suffix(".partial")
-    content = _plain({**result.artifact, "name": name, "step": step, "metrics": result.metrics})
-    partial.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+    partial.write_text(json.dumps(_plain(content), allow_nan=False), encoding="utf-8")
     partial.replace(path)
 
 
@@ -192,12 +224,12 @@ def _one_pass(context: Context, views: tuple[View, ...]) -> Held:
     return Held(
         embeddings={view: np.concatenate(parts) for view, parts in chosen.items()},
         positions=positions,
-        groups=None if groups is None else _joined(groups),
+        groups=None if groups is None else joined(groups),
         labels=labels,
     )
 
 
-def _joined(words: np.ndarray) -> np.ndarray:
+def joined(words: np.ndarray) -> np.ndarray:
     """[samples, two] 32-bit words -> [samples] int64; one-word groups stay as they are."""
     if words.ndim == 1:
         return words.astype(np.int64)

@@ -11,11 +11,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mmjax.evaluation import report_numbers, report_pictures
+from mmjax.evaluation import report_errors, report_numbers, report_pictures
 from mmjax.evaluation.report_html import page, section, text
 from mmjax.evaluation.report_read import Run, read_run
 
-DRAWN = {"retrieval": report_pictures.retrieval, "zero_shot": report_pictures.zero_shot}
+DRAWN = {
+    "retrieval": report_pictures.retrieval,
+    "zero_shot": report_pictures.zero_shot,
+    **dict.fromkeys(report_errors.TITLES, report_errors.errors),
+}
 DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 

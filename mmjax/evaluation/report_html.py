@@ -8,6 +8,8 @@ BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 # Control characters, bidirectional overrides and lone surrogates: no page should hold them.
 UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+RATES = ("R@", "top", "mean_per_class", "consistency", "mean_average_precision")
+
 
 def text(value: Any) -> str:
     """Any value as HTML text or a quoted attribute, harmless whatever it holds."""
@@ -44,7 +46,7 @@ def mark(hit: bool) -> str:
 def is_rate(name: str) -> bool:
     """Whether a metric's name says that it is a fraction to be shown in per cent."""
     last = name.removesuffix("_chance").rsplit("/", 1)[-1]
-    return last.startswith(("R@", "top", "mean_per_class")) or "accuracy" in last
+    return last.startswith(RATES) or "accuracy" in last
 
 
 def shown(value: float, name: str = "") -> str:
@@ -169,6 +171,16 @@ background:linear-gradient(90deg,transparent,var(--heat))}
 .samples{display:grid;gap:12px;grid-template-columns:repeat(auto-fill,minmax(132px,1fr))}
 .samples>div{min-width:0;font-size:12.5px;line-height:1.4}
 .samples .thumb{margin-bottom:6px;max-width:96px}
+.tables{display:grid;gap:6px 34px;align-items:start;
+grid-template-columns:repeat(auto-fill,minmax(min(400px,100%),1fr))}
+.wrong{display:flex;flex-direction:column;gap:10px}
+.views{display:grid;gap:8px;grid-template-columns:repeat(auto-fit,minmax(0,1fr));align-items:start}
+.views>div{min-width:0;font-size:12px;color:var(--soft)}
+.seen{max-height:230px;margin-bottom:4px}
+.look{fill:#ff4d12}
+.place{fill:#ff4d12;stroke:#ff4d12;stroke-width:1.2;vector-effect:non-scaling-stroke}
+.told{display:grid;grid-template-columns:auto minmax(0,1fr);gap:2px 10px;font-size:13.5px;margin:0}
+.told dt{color:var(--soft)}.told dd{margin:0;min-width:0}
 pre{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px 14px;
 font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-x:auto;margin:0;
 max-height:520px}

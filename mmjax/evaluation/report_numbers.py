@@ -1,6 +1,6 @@
 """The report's parts that are made from metrics.jsonl: headline, table, curves, bad samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mmjax.evaluation.report_html import is_rate, section, shown, text
 from mmjax.evaluation.report_read import Run, Series
@@ -8,6 +8,9 @@ from mmjax.evaluation.report_svg import Line, chart
 
 EMA = "ema/"
 HEADLINES = ("top1", "text_to_image/R@1", "image_to_text/R@1", "text_to_image/R@10")
+SHARES = ("accuracy", "consistency", "mean_average_precision")
+ONE_KIND = "accuracy@"  # then the kind of samples that it is of
+MOST_LINES = 6
 WORDS = {
     "top1": "zero-shot accuracy",
     "top5": "zero-shot top-5",
@@ -16,6 +19,10 @@ WORDS = {
     "mean_per_class": "mean accuracy per class",
     "median_rank": "median rank",
     "mean_rank": "mean rank",
+    "mean_average_precision": "mean average precision",
+    "answer_type": "answer type:",
+    "question_type": "question type:",
+    "accuracy_best": "accuracy, best of this vocabulary",
 }
 
 
@@ -32,7 +39,14 @@ def headline(run: Run) -> str:
             if name.startswith(EMA) and name.endswith(f"/{end}")
         ]
         chosen += list(dict.fromkeys(names))[:1]
-    cards = "".join(_card(run.evaluate, name) for name in chosen)
+    for end in SHARES:  # one of each evaluator that says what chance gives
+        names = [name for name in run.evaluate if not name.startswith(EMA)]
+        chosen += [
+            name
+            for name in names
+            if name.partition("/")[2] == end and f"{name}_chance" in run.evaluate
+        ]
+    cards = "".join(_card(run.evaluate, name, _classified(run)) for name in chosen)
     if "loss" in run.train:
         points = run.train["loss"]
         cards += _box("training loss", shown(points[-1][1]), f"{shown(points[0][1])} at the start")
@@ -62,15 +76,16 @@ def numbers(run: Run) -> str:
             rows.append(
                 f'<tr class="head"><td colspan="{len(columns) + 1}">{text(evaluator)}</td></tr>'
             )
-        rows += [_row(run.evaluate, name, evaluator, both) for name in names]
+        classified = evaluator in _classified(run)
+        rows += [_row(run.evaluate, name, evaluator, both, classified) for name in names]
     steps = {points[-1][0] for points in run.evaluate.values()}
     head = "".join(f"<th>{column}</th>" for column in columns)
     return section(
         "Evaluation",
         f'<div class="scroll"><table><thead><tr><th>step {max(steps):,}</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>",
-        "On held-out data. Chance is what a random order gives for the same right answers; "
-        "ties count against the model."
+        "On held-out data. Chance is what a random order gives for the same right answers, and for "
+        "answers and statements what the most frequent one gives; ties count against the model."
         + (" Numbers of an earlier step stand with their step." if len(steps) > 1 else ""),
     )
 
@@ -123,8 +138,12 @@ def evaluation_charts(series: Series) -> list[str]:
         # With a moving average, the raw curve would double every line: it is in the table.
         averaged = [name for name in names if name.startswith(EMA)]
         lines = [
-            Line(name.rsplit("/", 1)[-1], series[name], series.get(f"{name}_chance", []))
-            for name in averaged or names
+            Line(
+                name.rsplit("/", 1)[-1].removeprefix(ONE_KIND),
+                series[name],
+                series.get(f"{name}_chance", []),
+            )
+            for name in (averaged or names)[:MOST_LINES]
         ]
         label = " · ".join(filter(None, (*_named(parent), *_single(names))))
         charts.append(chart(label, lines, names[0]))
@@ -189,12 +208,25 @@ def _last(series: Series, name: str) -> float | None:
     return series[name][-1][1] if name in series else None
 
 
-def _card(series: Series, name: str) -> str:
+def _classified(run: Run) -> set[str]:
+    """Names of the evaluators whose classes were trained and are no zero-shot ones."""
+    return {name for name, one in run.artifacts.items() if one.get("kind") == "classifying"}
+
+
+def _said(parts: Sequence[str], classified: bool) -> str:
+    """A metric's name in words."""
+    more = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"} if classified else {}
+    return " ".join(more.get(p) or WORDS.get(p, p.removeprefix(ONE_KIND)) for p in parts)
+
+
+def _card(series: Series, name: str, classified: set[str]) -> str:
     best = EMA + name if EMA + name in series else name
     value = series[best][-1][1]
     chance = _last(series, f"{best}_chance")
     parts = name.split("/")[1:]
-    label = " ".join(WORDS.get(part, part) for part in parts)
+    if parts[-1] in SHARES:
+        parts = name.split("/")
+    label = _said(parts, name.partition("/")[0] in classified)
     below = ""
     meter = f'<i style="width:{100 * min(1.0, max(0.0, value)):.1f}%"></i>'
     if chance is not None:
@@ -212,11 +244,9 @@ def _box(label: str, value: str, below: str, meter: str = "") -> str:
     )
 
 
-def _row(series: Series, name: str, evaluator: str, both: bool) -> str:
+def _row(series: Series, name: str, evaluator: str, both: bool, classified: bool) -> str:
     newest = max(points[-1][0] for points in series.values())
-    label = " ".join(
-        WORDS.get(part, part) for part in name.removeprefix(f"{evaluator}/").split("/")
-    )
+    label = _said(name.removeprefix(f"{evaluator}/").split("/"), classified)
     cells = []
     for full in (EMA + name, name) if both else (name,):
         value = _last(series, full)

@@ -6,6 +6,7 @@ from mmjax.evaluation.report_html import caption, mark, picture, section, shown,
 from mmjax.evaluation.report_svg import matrix
 
 Artifact = dict[str, Any]
+WIDEST_CELL = 70  # pixels, so that few classes do not make a wall
 
 
 def retrieval(artifact: Artifact) -> str:
@@ -14,11 +15,11 @@ def retrieval(artifact: Artifact) -> str:
     by_text = "".join(_by_text(one, thumbnails) for one in artifact["text_to_image"])
     by_image = "".join(_by_image(one, thumbnails) for one in artifact["image_to_text"])
     return section(
-        _title("Retrieval", artifact),
+        title("Retrieval", artifact),
         _heat(artifact["heat"], thumbnails)
         + f'<h3>Pictures found by a caption</h3><div class="two">{by_text}</div>'
         + f'<h3>Captions found by a picture</h3><div class="two">{by_image}</div>',
-        f"{_parameters(artifact)} Queries are spread evenly over the data, not chosen. "
+        f"{parameters(artifact)} Queries are spread evenly over the data, not chosen. "
         f"{mark(True)}right, {mark(False)}wrong; the number is the cosine similarity.",
     )
 
@@ -29,8 +30,8 @@ def zero_shot(artifact: Artifact) -> str:
     totals, right = artifact["totals"], artifact["right"]
     body = ""
     if artifact["matrix"] is not None:
-        body += _matrix(artifact["matrix"], names, totals)
-    body += _confused(artifact["confused"], names)
+        body += class_matrix(artifact["matrix"], names, totals)
+    body += most_confused(artifact["confused"], names)
     samples = "".join(_sample(one, names, thumbnails) for one in artifact["examples"])
     body += f'<h3>Some samples</h3><div class="samples">{samples}</div>'
     accuracy = "".join(
@@ -47,15 +48,17 @@ def zero_shot(artifact: Artifact) -> str:
     )
     sentences = "".join(f"<li>{caption(template)}</li>" for template in artifact["templates"])
     body += f'<details><summary>Templates</summary><ul class="plain">{sentences}</ul></details>'
-    return section(_title("Zero-shot classification", artifact), body, _parameters(artifact))
+    return section(title("Zero-shot classification", artifact), body, parameters(artifact))
 
 
-def _title(what: str, artifact: Artifact) -> str:
+def title(what: str, artifact: Artifact) -> str:
+    """What it is, and the evaluator's own name where that is another one."""
     name = artifact["name"].removeprefix("ema/")
     return what if name == artifact["kind"] else f"{what}: {name}"
 
 
-def _parameters(artifact: Artifact) -> str:
+def parameters(artifact: Artifact) -> str:
+    """Of which step and of which parameters it tells."""
     which = "moving average" if artifact["name"].startswith("ema/") else "raw"
     return f"Step {text(artifact['step'])}, {which} parameters."
 
@@ -123,7 +126,8 @@ def _similarity(value: Any) -> str:
     return "no number" if value is None else f"{value:.2f}"
 
 
-def _matrix(counts: list[Any], names: list[Any], totals: list[Any]) -> str:
+def class_matrix(counts: list[Any], names: list[Any], totals: list[Any]) -> str:
+    """Who is taken for whom, as parts of each class."""
     shares = [
         [count / total if count else None for count in row] for row, total in zip(counts, totals)
     ]
@@ -140,12 +144,14 @@ def _matrix(counts: list[Any], names: list[Any], totals: list[Any]) -> str:
     many = ' style="columns:2;column-gap:34px"' if len(names) > 20 else ""
     return (
         "<h3>Confusion: the class (rows) and what it was taken for (columns)</h3>"
-        f'<div class="heat"><div>{drawn}<div class="scale">0 %<i></i>100 %<span>of the row</span>'
-        f"</div></div><ol{many}>{classes}</ol></div>"
+        f'<div class="heat"><div style="max-width:{60 + WIDEST_CELL * len(names)}px">{drawn}'
+        '<div class="scale">0 %<i></i>100 %<span>of the row</span></div></div>'
+        f"<ol{many}>{classes}</ol></div>"
     )
 
 
-def _confused(pairs: list[Any], names: list[Any]) -> str:
+def most_confused(pairs: list[Any], names: list[Any]) -> str:
+    """The pairs of classes that are confused most often."""
     if not pairs:
         return ""
     rows = "".join(

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+RESULTS = ".results.json"  # end of the name of a file for others, which the report leaves alone
 NOT_FINITE = ("nan", "inf", "-inf")  # how the log writes them, since JSON has no word for them
 Series = dict[str, list[tuple[int, float]]]
 
@@ -155,6 +156,8 @@ def _artifacts(folder: pathlib.Path, notes: list[str]) -> dict[str, dict[str, An
         steps = []
     for step in sorted(steps, key=lambda entry: int(entry.name)):
         for path in sorted(step.rglob("*.json")):
+            if path.name.endswith(RESULTS):
+                continue
             artifact = _object(path, notes)
             if artifact:
                 name = path.relative_to(step).with_suffix("").as_posix()

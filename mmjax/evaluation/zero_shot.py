@@ -8,12 +8,12 @@ from jaxtyping import Float, Int
 
 from mmjax.evaluation import pictures
 from mmjax.evaluation.base import Context, Evaluator, Result, unit
+from mmjax.evaluation.confusions import confusions
 from mmjax.evaluation.metrics import classification as metrics
 from mmjax.evaluation.templates import PICTURE, check, fill
 from mmjax.typing import View
 
 TEXTS_AT_ONCE = 8192
-LARGEST_MATRIX = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +78,8 @@ class ZeroShot(Evaluator):
         shown = pictures.spread(len(labels), self.examples)
         artifact = {
             "kind": "zero_shot",
-            "classes": [pictures.shorten(name) for name in names],
             "templates": list(self.templates),
-            **_confusion(counts),
+            **confusions(counts, names),
             "examples": [
                 _example(int(held.positions[i]), int(labels[i]), scores[i], bool(ranks[i] == 0))
                 for i in shown
@@ -118,19 +117,6 @@ def _checked(labels: np.ndarray | None, names: tuple[str, ...]) -> Int[np.ndarra
             f"{len(names) - 1}. Give one name a label, in their order."
         )
     return labels
-
-
-def _confusion(counts: Int[np.ndarray, "classes classes"]) -> dict[str, Any]:
-    """The whole matrix of up to 64 classes; the largest confusions of any number."""
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:20]
-    pairs = [(*divmod(int(place), len(counts)), int(wrong.flat[place])) for place in order]
-    return {
-        "totals": counts.sum(axis=1),
-        "right": np.diag(counts),
-        "confused": [pair for pair in pairs if pair[2]],
-        "matrix": counts if len(counts) <= LARGEST_MATRIX else None,
-    }
 
 
 def _example(

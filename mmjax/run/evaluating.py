@@ -1,6 +1,7 @@
 """Parameters and held-out data to numbers: fills in the evaluators' `Context`."""
 
 import contextlib
+import copy
 import functools
 import json
 import pathlib
@@ -16,7 +17,7 @@ from mmjax import preprocess
 from mmjax.data.dataset import members_of
 from mmjax.data.device import flags_to_devices, to_devices
 from mmjax.data.pipeline import BatchMaker, Reading
-from mmjax.data.rows import evaluation_rows
+from mmjax.data.rows import Picked, evaluation_rows
 from mmjax.data.sources.base import BadSample
 from mmjax.data.transforms.captions import clean_caption
 from mmjax.evaluation.base import Context, Evaluator, Result, write_artifact
@@ -26,13 +27,15 @@ from mmjax.parallel.mesh import rows_of_process
 from mmjax.parallel.sharding import activations, batch_sharding, replicated, specs_of
 from mmjax.run.assembly import Parts, check_contract, find_tokenize
 from mmjax.run.feeding import late_is_failure, open_feed
+from mmjax.run.looking import looking
+from mmjax.run.suiting import check_evaluators
 from mmjax.run.vocabulary import answers_of
 from mmjax.training.optimizers.base import merge
 from mmjax.training.state import State
 from mmjax.training.step import apply_model, score, split_params
 from mmjax.typing import Batch, Encoded, PyTree, View
 
-_IDENTITY = ("valid", "group", "label")
+_IDENTITY = ("valid", "group", "label", "labels")
 
 
 class Interrupted(Exception):
@@ -74,6 +77,19 @@ class Evaluation:
         self._apply = apply_model(parts.recipe.model)
         self._specs: dict[str, Any] = {}
         self._whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+        check_evaluators(
+            parts.settings["evaluators"],
+            parts.recipe.model,
+            self._maker.shapes,
+            next(filter(None, map(self._usable, range(len(self._rows.order)))), {}),
+            self._answers(),
+        )
+
+    def _usable(self, position: int) -> dict[str, Any] | None:
+        try:
+            return self._facts(position)
+        except BadSample:
+            return None
 
     def __call__(self, state: State, step: int, workdir: pathlib.Path | None) -> dict[str, float]:
         """Runs every evaluator on the raw parameters and on their moving average.
@@ -123,20 +139,47 @@ class Evaluation:
             facts=self._facts,
             scores=lambda view, head, batch: self._scores(view, head, params, state, batch),
             answers=self._answers(),
+            chosen=self._chosen,
+            attention=lambda view, batch: self._attention(view, params, state, batch),
         )
 
     def _batches(self) -> Iterator[Batch]:
+        length = len(self._rows.order)
+        return self._feed({"eval_data": self._maker}, np.arange(length), ())
+
+    def _chosen(
+        self, positions: Sequence[int], others: Sequence[int] = (), words: Sequence[str] = ()
+    ) -> Iterator[Batch]:
+        makers = {"eval_data": self._picked(positions)}
+        if words:
+            makers["others"] = self._picked(others)
+        return self._feed(makers, np.asarray(positions), words)
+
+    def _picked(self, positions: Sequence[int]) -> BatchMaker:
+        maker = copy.copy(self._maker)
+        maker.rows = Picked(self._rows, positions)
+        return maker
+
+    def _feed(
+        self, makers: Mapping[str, BatchMaker], positions: np.ndarray, words: Sequence[str]
+    ) -> Iterator[Batch]:
+        """Batches of the samples at some positions, with these words of the stream 'others'."""
         size = self._maker.batch_size
-        number = -(-len(self._rows.order) // size)
-        sharding = batch_sharding(self._mesh)
-        feed = open_feed({"eval_data": self._maker}, 0, number, self._reading, sharding)
+        number = -(-len(positions) // size)
+        filled = np.resize(positions, number * size)
+        feed = open_feed(makers, 0, number, self._reading, batch_sharding(self._mesh))
         try:
             for index in range(number):
                 with late_is_failure():
-                    placed = next(feed)["eval_data"]
+                    made = next(feed)
+                placed = made["eval_data"]
                 known = {word: placed[word] for word in _IDENTITY if word in placed}
+                if words:
+                    placed = {**placed, **{word: made["others"][word] for word in words}}
+                    known["others"] = made["others"]["valid"]
                 host = self._fetch(known)
-                position = np.arange(index * size, (index + 1) * size)
+                host["valid"] = host["valid"] & host.pop("others", True)
+                position = filled[index * size : (index + 1) * size]
                 yield {**placed, **host, "position": position, "device": placed}
         finally:
             feed.close()
@@ -180,7 +223,10 @@ class Evaluation:
                 batch = preprocess.preprocess(batch, self._parts.recipe.contract)
                 forward = Forward(self._apply, params, statistics, False, None)
                 with activations(self._mesh, params=self._specs):
-                    made = forward(head, {"fused": forward.view(view, batch)})
+                    made = forward.view(view, batch)
+                    made = forward(head, {"fused": made}) if head else made
+                if not hasattr(made, "astype"):
+                    raise ValueError(f"{view.method!r} gives no scores; name one of its heads.")
                 return made.astype(jnp.float32)
 
             self._encoders[view, head] = jax.jit(scores, out_shardings=replicated(self._mesh))
@@ -192,6 +238,24 @@ class Evaluation:
         words = self._words(view, batch)
         own, _ = split_params(params)
         return np.asarray(jax.device_get(self._head(view, head)(own, state.batch_stats, words)))
+
+    def _attention(
+        self, view: View, params: PyTree, state: State, batch: Batch
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        if ("attention", view) not in self._encoders:
+            look = looking(self._parts.recipe.model, self._parts.recipe.contract, view)
+
+            def whole(*given: PyTree) -> Any:
+                with activations(self._mesh, params=self._specs):
+                    return look(*given)
+
+            how = {"out_shardings": replicated(self._mesh)}
+            self._encoders["attention", view] = jax.jit(whole, **how)
+        own, _ = split_params(params)
+        words = self._words(view, batch)
+        words |= {word: batch["device"][word] for word in ("boxes",) if word in batch["device"]}
+        found = self._encoders["attention", view](own, state.batch_stats, words)
+        return None if found is None else tuple(np.asarray(x) for x in jax.device_get(found))
 
     def _words(self, view: View, batch: Batch) -> Batch:
         """The words of a view, from a batch of `_batches`."""

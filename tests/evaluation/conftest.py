@@ -85,3 +85,63 @@ def context_of():
 @pytest.fixture(scope="session")
 def random_context():
     return make_random_context
+
+
+def make_judged_context(scores, facts, batch_size=4, wrong=None, attention=None, **words):
+    """A context whose head's scores are given.
+
+    Args:
+      scores: [samples, ...] of the head.
+      facts: position -> what is known of the sample.
+      batch_size: rows of a batch; the last batch is filled up.
+      wrong: [samples, samples]: the score of each text with each picture; None refuses to pair.
+      attention: what `Context.attention` gives, as a function of positions; None cannot tell.
+      words: 'group', 'label' and 'labels', one entry a sample.
+    """
+    scores = np.asarray(scores, np.float32)
+    names = {word: tuple(words.pop(word, ())) for word in ("classes", "answers")}
+
+    def unused(*_):
+        raise AssertionError("no evaluator of a head encodes")
+
+    def picked(positions, others=(), pictures=()):
+        positions = np.asarray(positions)
+        for start in range(0, len(positions), batch_size):
+            rows = np.arange(start, start + batch_size)
+            batch = {"valid": rows < len(positions), "position": np.resize(positions, rows[-1] + 1)}
+            batch["position"] = batch["position"][rows]
+            batch |= {word: np.asarray(value)[batch["position"]] for word, value in words.items()}
+            if pictures:
+                batch["other"] = np.resize(others, rows[-1] + 1)[rows]
+            yield batch
+
+    def score(view, head, batch):
+        del view, head
+        if "other" in batch:
+            return wrong[batch["position"], batch["other"]]
+        found = scores[batch["position"]].copy()
+        found[~batch["valid"]] = np.nan
+        return found
+
+    def sample(position):
+        return {"image": np.full((40, 80, 3), position * 20 % 255, np.uint8), "captions": ()}
+
+    return Context(
+        apply=unused,
+        batches=lambda: picked(np.arange(len(scores))),
+        captions=unused,
+        sample=sample,
+        encode_texts=unused,
+        loss=unused,
+        classes=names["classes"],
+        facts=lambda position: facts[position],
+        scores=score,
+        answers=names["answers"],
+        chosen=picked,
+        attention=attention and (lambda view, batch: attention(batch["position"])),
+    )
+
+
+@pytest.fixture(scope="session")
+def judged_context():
+    return make_judged_context

@@ -1,7 +1,7 @@
 """Accuracy from scores of classes: top-k, by class, and who is taken for whom."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from mmjax.evaluation.metrics.retrieval import TIE
 
@@ -46,3 +46,38 @@ def mean_per_class(counts: Int[np.ndarray, "classes classes"]) -> float:
     total = counts.sum(axis=1)
     occurring = total > 0
     return float(np.mean(np.diag(counts)[occurring] / total[occurring]))
+
+
+def cross_entropy(
+    scores: Float[np.ndarray, "samples classes"], labels: Int[np.ndarray, " samples"]
+) -> Float[np.ndarray, " samples"]:
+    """-log of the softmax's share of the right class; infinite where a score is no number."""
+    real = np.isfinite(scores).all(axis=1)
+    known = np.where(real[:, None], scores, 0.0).astype(np.float64)
+    known = known - known.max(axis=1, keepdims=True)
+    right = np.take_along_axis(known, labels[:, None], axis=1)[:, 0]
+    return np.where(real, np.log(np.exp(known).sum(axis=1)) - right, np.inf)
+
+
+def average_precisions(
+    scores: Float[np.ndarray, "samples classes"], suits: Bool[np.ndarray, "samples classes"]
+) -> Float[np.ndarray, " classes"]:
+    """Of each class the mean, over samples of it, of the precision at that sample's rank.
+
+    Of samples that score alike those of the class stand last, and scores that are no number stand
+    below all others, so neither helps. A class without samples has 0.
+
+    Args:
+      scores: higher is likelier.
+      suits: whether a sample is of a class.
+    """
+    found = np.zeros(scores.shape[1])
+    for number in range(scores.shape[1]):
+        own = suits[:, number]
+        if not own.any():
+            continue
+        values = np.where(np.isfinite(scores[:, number]), scores[:, number], -np.inf)
+        hits = own[np.lexsort((own, -values))]
+        precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+        found[number] = precision[hits].mean()
+    return found

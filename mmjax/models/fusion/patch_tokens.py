@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.models.layers.compute import compute_type
+from mmjax.models.layers.looking import sow_cells
 from mmjax.models.layers.patches import PatchEmbedding
 from mmjax.models.layers.positions import stretch
 from mmjax.parallel.sharding import constrain
@@ -68,6 +69,7 @@ class PatchTokens(nn.Module):
         if chosen is not None:
             x = jnp.take_along_axis(x, chosen[..., None], axis=1)
             mask, place = (jnp.take_along_axis(one, chosen, axis=1) for one in (mask, place))
+        sow_cells(self, place, rows, columns, before=1)
         if whole and rows == columns == math.isqrt(number):
             x = x + table[1:].astype(dtype)
         else:

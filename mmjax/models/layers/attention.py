@@ -28,7 +28,8 @@ class Attention(nn.Module):
       inner_dim: width of all heads together, or 0 for that of the queries.
 
     Where somebody asks for intermediates, the softmax's values are sown as 'weights',
-    [batch, heads, queries, keys].
+    [batch, heads, queries, keys]. In the collection 'attention' the same are sown as 'own', of a
+    sequence over itself, or as 'other', over another one, for `mmjax.models.fusion.looking`.
 
     Source: Vaswani et al. 2017, section 3.2.2; initial values as in OpenAI CLIP, clip/model.py
     `initialize_parameters`.
@@ -75,6 +76,9 @@ class Attention(nn.Module):
         x = run(query, key, value, mask)
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", weights(query, key, mask, self.causal))
+        if self.is_mutable_collection("attention") and not self.is_initializing():
+            seen = "own" if queries is keys else "other"
+            self.sow("attention", seen, weights(query, key, mask, self.causal))
         x = x.reshape(*x.shape[:2], dim)  # [b, n, h, dim/h] -> [b, n, dim]
         init = nn.initializers.normal(self.init_scale * dim**-0.5)
         return dense("output", init, self.out_dim or queries.shape[-1])(x)

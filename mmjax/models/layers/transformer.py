@@ -120,7 +120,7 @@ def stacked(
     block, recompute = recomputing(block, remat, scan)
     made = nn.scan(
         block,
-        variable_axes={"params": 0, "intermediates": 0},
+        variable_axes={"params": 0, "intermediates": 0, "attention": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=nn.broadcast,
         length=depth,
