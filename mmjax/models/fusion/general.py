@@ -12,6 +12,7 @@ from mmjax.models.fusion.hierarchical import Hierarchical
 from mmjax.models.fusion.late import Late
 from mmjax.models.fusion.pictures import each, numbered, together
 from mmjax.models.interfaces import Fused
+from mmjax.models.layers.looking import sow_grid
 from mmjax.models.layers.masked_lm import MaskedLmHead
 from mmjax.typing import Array, Bool, Encoded, Float, Int, MadeOf, View
 
@@ -99,10 +100,13 @@ class GeneralFusion(TwoTower):
     ) -> Encoded:
         """Normalised pictures in the shared space, with an axis of pictures where they have one."""
         if image.ndim == 4:
-            return super().encode_image(image, row, train)
+            made = super().encode_image(image, row, train)
+            sow_grid(self, self.image, image, made.tokens)
+            return made
         pictures = image.shape[1]
         flat = image.reshape(-1, *image.shape[2:])  # [b, p, h, w, c] -> [b * p, h, w, c]
         made = super().encode_image(flat, numbered(row, pictures), train)
+        sow_grid(self, self.image, flat, made.tokens)
         return Encoded(*(x if x is None else x.reshape(-1, pictures, *x.shape[1:]) for x in made))
 
     def join(self, image: Encoded, text: Encoded, train: bool = False) -> Fused:

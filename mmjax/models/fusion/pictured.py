@@ -11,6 +11,7 @@ from mmjax.models.fusion.pictures import numbered
 from mmjax.models.fusion.vilbert_streams import VilbertStreams
 from mmjax.models.fusion.visualbert import VisualBert
 from mmjax.models.interfaces import Fused, GridTower
+from mmjax.models.layers.looking import sow_grid
 from mmjax.typing import Array, Bool, Float, Int, MadeOf, View
 
 
@@ -107,6 +108,7 @@ class Pictured(Delegates):
             boxes = jnp.concatenate([jnp.asarray([[0.0, 0.0, 1.0, 1.0]]), boxes])
             covered = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
             boxes = jnp.concatenate([boxes, covered[:, None]], axis=1)
+        sow_grid(self, self.image, flat, tokens)
         shape = (image.shape[0], *pictures, tokens.shape[1])
         placed = jnp.broadcast_to(boxes, (*shape, boxes.shape[1]))
         return Regions(

@@ -11,10 +11,10 @@ import flax.linen as nn
 import flax.traverse_util
 import jax.numpy as jnp
 
-from mmjax.models.interfaces import Fused
+from mmjax.models.interfaces import Fused, GridTower
 from mmjax.typing import Array, Float, Int
 
-__all__ = ["COLLECTION", "Looks", "sow_cells", "text_over_picture"]
+__all__ = ["COLLECTION", "Looks", "sow_cells", "sow_grid", "text_over_picture"]
 
 COLLECTION = "attention"
 LAYERS = 2  # the last ones, over which the mean is taken
@@ -51,6 +51,28 @@ def sow_cells(
         sides = (column / columns, row / rows, (column + 1) / columns, (row + 1) / rows)
         boxes = jnp.stack(sides, axis=-1)
         module.sow(COLLECTION, "cells", jnp.pad(boxes, ((0, 0), (before, 0), (0, 0))))
+
+
+def sow_grid(
+    module: nn.Module,
+    tower: nn.Module,
+    image: Float[Array, "batch height width channels"],
+    tokens: Float[Array, "batch places dim"],
+) -> None:
+    """`sow_cells` for the tokens of an encoder that knows its grid; nothing for one that does not.
+
+    Args:
+      module: who makes the tokens.
+      tower: the picture encoder.
+      image: what it encoded.
+      tokens: what it made of it, perhaps with a class token first.
+    """
+    if isinstance(tower, GridTower):
+        rows, columns = tower.grid(*image.shape[1:3])
+        before = tokens.shape[1] - rows * columns
+        if before in (0, 1):
+            place = jnp.broadcast_to(jnp.arange(rows * columns), (tokens.shape[0], rows * columns))
+            sow_cells(module, place, rows, columns, before)
 
 
 def text_over_picture(
@@ -91,9 +113,10 @@ def _first(weights: tuple[Any, ...], path: str, fused: Fused) -> Float[Array, ".
         pictures = rows // batch
         words, seen = fused.text.shape[1] // pictures, places // pictures
         if path.endswith("own"):
-            if queries != words + seen:
+            if queries not in (words + seen, words + seen + 1):
                 continue
-            one = one[:, :words, words:]
+            before = queries - words - seen  # a token of the class stands first
+            one = one[:, before : before + words, before + words :]
         elif keys != seen or queries not in (words, words + 1):
             continue
         elif queries == words + 1:  # a token of the task stands second

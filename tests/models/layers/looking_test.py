@@ -3,10 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mmjax.models.encoders.bert import Bert
+from mmjax.models.encoders.cnn import Cnn
 from mmjax.models.encoders.regions import RegionTower
+from mmjax.models.fusion.general import GeneralFusion
 from mmjax.models.fusion.lxmert import Lxmert
+from mmjax.models.fusion.pictured import Pictured
 from mmjax.models.fusion.task_bert import TaskBert
 from mmjax.models.fusion.vilbert import Vilbert
 from mmjax.models.fusion.vilt import Vilt, ViltStream
@@ -120,3 +124,23 @@ def test_over_a_bridge_it_is_the_texts_side(random_variables):
     values = over_words(weights) * np.asarray(SEEN)
     np.testing.assert_allclose(looks.values, values, rtol=1e-5)
     np.testing.assert_array_equal(looks.boxes, BOXES)
+
+
+@pytest.mark.parametrize("form", ["early", "hierarchical"])
+def test_the_cells_of_a_picture_encoder_are_told_in_any_fusion(form, random_variables):
+    text = Bert(**SIZES, depth=1, pooling="class")
+    model = GeneralFusion(Cnn((8, 8), 4), text, embed_dim=8, form=form, depth=1, heads=())
+    told, _, _ = both(model, {"image": jnp.ones((2, 8, 12, 3)), **TEXT}, random_variables)
+    assert told.values.shape == (2, 6)
+    np.testing.assert_allclose(told.boxes[0, 0], [0, 0, 1 / 3, 1 / 2], atol=1e-6)
+    np.testing.assert_allclose(told.boxes[1, 5], [2 / 3, 1 / 2, 1, 1], atol=1e-6)
+    assert float(told.values.min()) > 0
+    assert float(told.values.sum(1).max()) < 1 + 1e-5
+
+
+def test_the_cells_before_a_model_of_regions_are_told_too(random_variables):
+    stream = VisualBertStream(**SIZES, depth=1, region_dim=8)
+    model = Pictured(Cnn((8, 8), 4), VisualBert(stream, ()), image_size=8)
+    told, _, _ = both(model, {**TEXT, "image": jnp.ones((2, 8, 8, 3))}, random_variables)
+    assert told.values.shape == (2, 4)
+    np.testing.assert_allclose(told.boxes[0, 3], [1 / 2, 1 / 2, 1, 1], atol=1e-6)
