@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from mmjax.models.dual.two_tower import TwoTower
 from mmjax.models.fusion.blocks import Blocks
 from mmjax.models.fusion.early import Early
-from mmjax.models.fusion.heads import AnswerHead, ScoreHead, check_heads, need
+from mmjax.models.fusion.heads import AnswerHead, ScoreHead, WordsAsked, check_heads, need
 from mmjax.models.fusion.hierarchical import Hierarchical
 from mmjax.models.fusion.late import Late
-from mmjax.models.fusion.pictures import each, numbered, together
+from mmjax.models.fusion.pictures import each, judged, numbered, together
 from mmjax.models.interfaces import Fused
 from mmjax.models.layers.looking import sow_grid
 from mmjax.models.layers.masked_lm import MaskedLmHead
@@ -22,7 +22,7 @@ _IMAGE = View("encode_image", ("image", "row"))
 _TEXT = View("encode_text", ("token_ids", "text_mask", "token_type", "row"))
 
 
-class GeneralFusion(TwoTower):
+class GeneralFusion(TwoTower, WordsAsked):
     """A `TwoTower` whose towers are also looked at together, and heads on what comes of it.
 
     Contrastive objectives, those that fuse and classification share the towers' passes of a step:
@@ -157,14 +157,6 @@ class GeneralFusion(TwoTower):
         need(self.heads, "classify")
         return self.class_head(image.pooled)
 
-    def masked_lm_logits(
-        self, tokens: Float[Array, "batch places dim"]
-    ) -> Float[Array, "batch places words"]:
-        """Logits of all words, float32, for fused words: all or those asked for."""
-        need(self.heads, "masked_lm")
-        table = self.text.get_variable("params", "token_embedding")
-        return self.masked_lm(tokens, table, "/".join((*self.text.path, "token_embedding")))
-
     def matching_logits(self, fused: Fused) -> Float[Array, " batch"]:
         """Logarithm of the odds that the text tells of the picture."""
         need(self.heads, "matching")
@@ -182,13 +174,7 @@ class GeneralFusion(TwoTower):
           ValueError: another number of pictures than the model's.
         """
         need(self.heads, "reasoning")
-        found = fused.pooled.shape[-1] // self.text.dim
-        if found != self.pictures:
-            raise ValueError(
-                f"the 'reasoning' head judges {self.pictures} pictures a row, and there are "
-                f"{found}; give images of shape [batch, {self.pictures}, height, width, channels]."
-            )
-        return self.reasoning_head(fused.pooled)
+        return self.reasoning_head(judged(fused.pooled, self.text.dim, self.pictures))
 
     def __call__(
         self,

@@ -1,6 +1,7 @@
-"""Heads that several models of text and picture have: answers, regions, plain scores."""
+"""Heads that several models of text and picture have: words, answers, regions, plain scores."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -24,6 +25,28 @@ def need(heads: Sequence[str], head: str) -> None:
     """Raises ValueError for a model without this head."""
     if head not in heads:
         raise ValueError(f"This model has no {head!r} head; add it to heads={heads!r}.")
+
+
+class WordsAsked(nn.Module):
+    """Base of a model with a 'masked_lm' head, which shares its table with the tower that reads.
+
+    `reader` names the field of that tower.
+    """
+
+    reader: ClassVar[str] = "text"
+
+    def masked_lm_logits(
+        self, tokens: Float[Array, "batch places dim"]
+    ) -> Float[Array, "batch places words"]:
+        """Logits of all words, float32, for words that know of the picture: all or those asked for.
+
+        Raises:
+          ValueError: a model without this head.
+        """
+        need(self.heads, "masked_lm")
+        tower = getattr(self, self.reader)
+        table = tower.get_variable("params", "token_embedding")
+        return self.masked_lm(tokens, table, "/".join((*tower.path, "token_embedding")))
 
 
 class ScoreHead(nn.Module):

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 
 from mmjax.models.encoders.bert import Bert
 from mmjax.models.encoders.regions import RegionTower
-from mmjax.models.fusion.heads import INITIAL, AnswerHead, RegionHead, ScoreHead, check_heads, need
+from mmjax.models.fusion.heads import (
+    INITIAL,
+    AnswerHead,
+    RegionHead,
+    ScoreHead,
+    WordsAsked,
+    check_heads,
+    need,
+)
 from mmjax.models.fusion.pictures import each, pair, together
 from mmjax.models.interfaces import Fused
 from mmjax.models.layers.attention import Attention
@@ -100,7 +108,7 @@ class Crossing(nn.Module):
         return (text, image), None
 
 
-class Lxmert(nn.Module):
+class Lxmert(WordsAsked):
     """The two towers, the crossing layers, and the heads that it is trained and asked by.
 
     Parameters lie under 'text', 'image', 'crossings' (stacked) and 'pool', and, where there are
@@ -220,14 +228,6 @@ class Lxmert(nn.Module):
         how = {"kernel_init": INITIAL, "dot_general": product_of(self, "pool")}
         pooled = nn.Dense(text.dim, name="pool", **how)(tokens[:, 0].astype(jnp.float32))
         return Fused(tokens, words.mask, found, places.mask, jnp.tanh(pooled))
-
-    def masked_lm_logits(
-        self, tokens: Float[Array, "batch places dim"]
-    ) -> Float[Array, "batch places words"]:
-        """Logits of all words, float32, for tokens of the text: all or those asked for."""
-        need(self.heads, "masked_lm")
-        path = "/".join((*self.text.path, "token_embedding"))
-        return self.masked_lm(tokens, self.text.token_embedding, path)
 
     def matching_scores(self, fused: Fused) -> Float[Array, "batch two"]:
         """Scores of 'the text tells of another picture' and 'it tells of this one', float32."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from mmjax.models.interfaces import Fused
 from mmjax.typing import Array, Float, Int
 
-__all__ = ["each", "numbered", "pair", "together"]
+__all__ = ["each", "judged", "numbered", "pair", "together"]
 
 
 def each(words: dict[str, Any], pictures: int, several: tuple[str, ...]) -> dict[str, Any]:
@@ -68,5 +68,25 @@ def pair(pooled: Float[Array, "batch dim"], dim: int) -> Float[Array, "batch bot
         raise ValueError(
             f"reasoning is over two pictures, and a row has {pooled.shape[-1] // dim}; give "
             "regions and boxes of [batch, pictures, regions, ...]."
+        )
+    return pooled
+
+
+def judged(pooled: Float[Array, "batch all"], dim: int, pictures: int) -> Float[Array, "batch all"]:
+    """Pooled vectors of so many pictures in a row.
+
+    Args:
+      pooled: of `together`.
+      dim: width of one picture's vector.
+      pictures: how many the head judges.
+
+    Raises:
+      ValueError: they are of another number of pictures.
+    """
+    if pooled.shape[-1] != pictures * dim:
+        raise ValueError(
+            f"the 'reasoning' head judges {pictures} pictures a row, and there are "
+            f"{pooled.shape[-1] // dim}; give images of shape [batch, {pictures}, height, width, "
+            "channels]."
         )
     return pooled

@@ -10,6 +10,7 @@ from mmjax.models.fusion.heads import (
     RegionHead,
     ScaledAnswerHead,
     ScoreHead,
+    WordsAsked,
     check_heads,
     need,
 )
@@ -25,7 +26,7 @@ TWELVE = (*EARLIER, "scene_answer", "entailment", "reasoning")
 MASKED = -10_000.0  # added to the score of a region that is padding
 
 
-class Vilbert(VilbertStreams):
+class Vilbert(VilbertStreams, WordsAsked):
     """The two streams, and the heads that they are trained and asked by.
 
     Parameters of the heads lie under 'masked_lm' and, by their names, under 'matching_head' and so
@@ -86,14 +87,6 @@ class Vilbert(VilbertStreams):
         for head in self.heads:
             if head in made:
                 setattr(self, f"{head}_head", made[head]())
-
-    def masked_lm_logits(
-        self, tokens: Float[Array, "batch places dim"]
-    ) -> Float[Array, "batch places words"]:
-        """Logits of all words for tokens of the text: all or those asked for."""
-        need(self.heads, "masked_lm")
-        path = "/".join((*self.text.path, "token_embedding"))
-        return self.masked_lm(tokens, self.text.token_embedding, path)
 
     def matching_scores(self, fused: Fused) -> Float[Array, "batch two"]:
         """Scores of 'the text tells of the picture' and 'it does not'."""

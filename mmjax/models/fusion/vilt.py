@@ -1,14 +1,14 @@
 """ViLT: words and patches of a picture as one sequence, without a picture tower before it."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.encoders.bert import Bert
-from mmjax.models.fusion.heads import check_heads, need
+from mmjax.models.fusion.heads import WordsAsked, check_heads, need
 from mmjax.models.fusion.patch_tokens import PatchTokens
-from mmjax.models.fusion.pictures import each, numbered, together
+from mmjax.models.fusion.pictures import each, judged, numbered, together
 from mmjax.models.interfaces import Fused
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.dense import product_of
@@ -113,7 +113,7 @@ class NormedHead(nn.Module):
         return dense(gelu(x), self.scores, "scores")
 
 
-class Vilt(nn.Module):
+class Vilt(WordsAsked):
     """A stream over words and patches, and the heads that it is trained and asked by.
 
     Parameters lie under 'stream', 'masked_lm', 'matching_head', 'answer_head' and 'reasoning_head',
@@ -128,6 +128,8 @@ class Vilt(nn.Module):
 
     Source: Kim et al. 2021 (ViLT), sections 3.2 and 4.
     """
+
+    reader: ClassVar[str] = "stream"
 
     stream: ViltStream
     heads: tuple[str, ...] = ("masked_lm", "matching")
@@ -180,14 +182,6 @@ class Vilt(nn.Module):
             words["row"] = numbered(row, pictures)
         return together(self.stream(**words, train=train, picture=number), pictures)
 
-    def masked_lm_logits(
-        self, tokens: Float[Array, "batch places dim"]
-    ) -> Float[Array, "batch places words"]:
-        """Logits of all words, float32, for tokens of the stream: all or those asked for."""
-        need(self.heads, "masked_lm")
-        path = "/".join((*self.stream.path, "token_embedding"))
-        return self.masked_lm(tokens, self.stream.token_embedding, path)
-
     def matching_logits(self, fused: Fused) -> Float[Array, " batch"]:
         """Logarithm of the odds that the text tells of the picture."""
         need(self.heads, "matching")
@@ -201,14 +195,7 @@ class Vilt(nn.Module):
     def reasoning_logits(self, fused: Fused) -> Float[Array, "batch two"]:
         """Scores of 'the statement is false' and 'it is true', float32."""
         need(self.heads, "reasoning")
-        wanted = self.pictures * self.stream.dim
-        if fused.pooled.shape[-1] != wanted:
-            raise ValueError(
-                f"the 'reasoning' head judges {self.pictures} pictures a row, and there are "
-                f"{fused.pooled.shape[-1] // self.stream.dim}; give images of shape [batch, "
-                f"{self.pictures}, height, width, channels]."
-            )
-        return self.reasoning_head(fused.pooled)
+        return self.reasoning_head(judged(fused.pooled, self.stream.dim, self.pictures))
 
     def __call__(
         self,

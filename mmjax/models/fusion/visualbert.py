@@ -1,12 +1,12 @@
 """VisualBERT: words and regions of a picture as one sequence, which a BERT reads."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.encoders.bert import Bert
-from mmjax.models.fusion.heads import check_heads, need
+from mmjax.models.fusion.heads import WordsAsked, check_heads, need
 from mmjax.models.fusion.phrases import PhraseAlignment
 from mmjax.models.interfaces import Fused, TowerOutput
 from mmjax.models.layers.compute import compute_type
@@ -132,7 +132,7 @@ class VisualBertStream(Bert):
         return TowerOutput(x, mask, self._pool(x, mask))
 
 
-class VisualBert(nn.Module):
+class VisualBert(WordsAsked):
     """A stream over words and regions, and the heads that it is trained and asked by.
 
     Parameters lie under 'stream', 'masked_lm', 'matching_head', 'answer_head', 'reasoning_head' and
@@ -147,6 +147,8 @@ class VisualBert(nn.Module):
 
     Source: Li et al. 2019 (VisualBERT), sections 3.3 and 4.
     """
+
+    reader: ClassVar[str] = "stream"
 
     stream: VisualBertStream
     heads: tuple[str, ...] = ("masked_lm", "matching")
@@ -201,14 +203,6 @@ class VisualBert(nn.Module):
         out = self.stream(token_ids, text_mask, regions, region_mask, row, train, *kinds)
         length, pooled = token_ids.shape[1], out.pooled.astype(jnp.float32)
         return Fused(out.tokens[:, :length], text_mask, out.tokens[:, length:], region_mask, pooled)
-
-    def masked_lm_logits(
-        self, tokens: Float[Array, "batch places dim"]
-    ) -> Float[Array, "batch places words"]:
-        """Logits of all words, float32, for tokens of the stream: all or those asked for."""
-        need(self.heads, "masked_lm")
-        path = "/".join((*self.stream.path, "token_embedding"))
-        return self.masked_lm(tokens, self.stream.token_embedding, path)
 
     def matching_scores(self, fused: Fused) -> Float[Array, "batch two"]:
         """Scores of 'the text tells of the picture' and 'it does not', float32."""

@@ -24,7 +24,7 @@ from mmjax.objectives.base import Forward
 from mmjax.parallel.layout import lay_out
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.sharding import activations, batch_sharding
-from mmjax.paths import flatten, unflatten
+from mmjax.paths import unflatten
 from mmjax.training.step import apply_model
 from mmjax.training.warm_start import warm_start
 from mmjax.typing import View
@@ -66,6 +66,10 @@ def words(rows=2, pictures=(), side=SIDE):
         "text_mask": jnp.asarray(np.arange(6) < 3 + np.arange(rows)[:, None] % 4),
         "image": jnp.asarray(rng.normal(size=(rows, *pictures, side, side, 3)), jnp.float32),
     }
+
+
+def compiled(function, *given):
+    return jax.jit(function).lower(*given).compile(compiler_options=QUICK)(*given)
 
 
 PAIRS = [
@@ -126,8 +130,7 @@ def test_the_cells_go_where_given_regions_would(random_variables):
     given = words(2, (2,))
     variables = random_variables(model, *words().values())
 
-    @jax.jit
-    def both():
+    def both(variables, given):
         fused = model.apply(variables, **given, method="fuse")
         flat = given["image"].reshape(-1, SIDE, SIDE, 3)
         tokens = model.image.apply({"params": variables["params"]["image"]}, flat).tokens[:, 1:]
@@ -142,7 +145,7 @@ def test_the_cells_go_where_given_regions_would(random_variables):
         inner = {"params": variables["params"]["fusion"]}
         return fused, model.fusion.apply(inner, **told, method="fuse")
 
-    fused, wanted = both()
+    fused, wanted = compiled(both, variables, given)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), fused, wanted)
 
 
@@ -156,14 +159,16 @@ def test_a_step_looks_at_a_picture_once_and_gets_what_fuse_gives(random_variable
         calls.append(method)
         return apply_model(model)(method, *rest)
 
-    key = jax.random.key(0)
-    forward = Forward(counted, variables["params"], {}, False, key, made_of=model.made_of)
-    fused = forward.view(FUSE, batch)
-    forward.view(FUSE, {**batch, "token_ids": batch["token_ids"][::-1]})
-    assert calls == ["look", "join", "join"]
-    assert forward("answer_logits", {"fused": fused}).shape == (2, 7)
-    wanted = model.apply(variables, **batch, method="fuse")
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), fused, wanted)
+    def step(variables, batch):
+        forward = Forward(counted, variables["params"], {}, False, None, made_of=model.made_of)
+        fused = forward.view(FUSE, batch)
+        forward.view(FUSE, {**batch, "token_ids": batch["token_ids"][::-1]})
+        assert calls == ["look", "join", "join"]
+        assert forward("answer_logits", {"fused": fused}).shape == (2, 7)
+        return fused, model.apply(variables, **batch, method="fuse")
+
+    fused, wanted = compiled(step, variables, batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), fused, wanted)
 
 
 @pytest.mark.parametrize(
@@ -206,14 +211,13 @@ def test_a_missing_head_is_named_and_a_word_that_nobody_reads_is_refused():
         forward("fuse", {"label": fused.pooled})
 
 
-def test_parameters_in_parts_give_the_loss_and_gradients_of_whole_ones(random_variables):
+def test_parameters_in_parts_give_the_scores_of_whole_ones(random_variables):
     model = Pictured(Cnn((8, 8), 4), fusion("visualbert", 8, ("answer",)))
     given = words(8, side=8)
     params = random_variables(model, *given.values())["params"]
 
-    def loss(params, given):
-        _, scores = model.apply({"params": params}, **given)
-        return jnp.sin(scores["answer"]).mean()
+    def scores(params, given):
+        return model.apply({"params": params}, **given)[1]["answer"]
 
     mesh = make_mesh(2, 2, 2)
     placed = lay_out(params, mesh)
@@ -221,12 +225,7 @@ def test_parameters_in_parts_give_the_loss_and_gradients_of_whole_ones(random_va
     assert placed["fusion/stream/token_embedding"].ways == 4
     shardings = {path: NamedSharding(mesh, one.spec) for path, one in placed.items()}
     where = (unflatten(shardings), batch_sharding(mesh))
-    alone = jax.jit(jax.value_and_grad(loss)).lower(params, given)
     with activations(mesh, params={path: one.spec for path, one in placed.items()}):
-        together = jax.jit(jax.value_and_grad(lambda *a: loss(*a)), in_shardings=where)
-        together = together.lower(params, given)
-    wanted = alone.compile(compiler_options=QUICK)(params, given)
+        together = jax.jit(lambda *a: scores(*a), in_shardings=where).lower(params, given)
     found = together.compile(compiler_options=QUICK)(*jax.device_put((params, given), where))
-    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
-    for path, gradient in flatten(found[1]).items():
-        np.testing.assert_allclose(gradient, flatten(wanted[1])[path], atol=3e-6, err_msg=path)
+    np.testing.assert_allclose(found, compiled(scores, params, given), rtol=1e-4, atol=1e-5)
