@@ -49,13 +49,13 @@ class Parts:
       recipe: what is trained; its contract still lacks the tokenizer's hash.
       streams: {name: Stream}; a config with one dataset has the stream 'main'; {} where the
         parts were made without training data.
-      eval_data: held-out data, or None.
+      eval_data: {name: held-out data}; a config with one such set has the name ''; {} for none.
       settings: all other built values, by the config's keys.
     """
 
     recipe: Recipe
     streams: Mapping[str, Stream]
-    eval_data: Dataset | Mixture | None
+    eval_data: Mapping[str, Dataset | Mixture]
     settings: Mapping[str, Any]
 
 
@@ -88,13 +88,30 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
     if not goals:
         raise ConfigError("goals is empty; a run needs at least one spec(Goal, objective=...).")
     recipe = make_recipe(made)
-    parts = Parts(recipe, streams, made.get("eval_data"), made)
+    parts = Parts(recipe, streams, _held_out(made), made)
     for dataset in _everything(parts):
         try:
             check_first(dataset.source, dataset.fields)
         except (ValueError, FetchError) as error:
             raise ConfigError(str(error)) from None
     return parts
+
+
+def _held_out(made: Mapping[str, Any]) -> dict[str, Dataset | Mixture]:
+    """{name: held-out data} of built values, with every evaluator's data there."""
+    data = made.get("eval_data")
+    if data is None:
+        return {}
+    if isinstance(data, Dataset | Mixture):
+        return {"": data}
+    named = dict(data)
+    for name, evaluators in made["evaluators"].items():
+        if name not in named or not isinstance(evaluators, Mapping):
+            raise ConfigError(
+                f"evaluators.{name}: eval_data has several sets, {', '.join(named)}; evaluators "
+                f"stand under the name of theirs, as evaluators.{next(iter(named))}.{name}."
+            )
+    return named
 
 
 def make_recipe(made: Mapping[str, Any]) -> Recipe:
@@ -104,8 +121,7 @@ def make_recipe(made: Mapping[str, Any]) -> Recipe:
 
 def _everything(parts: Parts) -> list[Dataset]:
     """Every dataset of a run, trained or evaluated on."""
-    held_out = [parts.eval_data] if parts.eval_data is not None else []
-    data = [*(stream.data for stream in parts.streams.values()), *held_out]
+    data = [*(stream.data for stream in parts.streams.values()), *parts.eval_data.values()]
     return [member for one in data for member in members_of(one)]
 
 
@@ -194,7 +210,7 @@ def bind(parts: Parts, name: str, value: Any) -> Parts:
             stream: dataclasses.replace(given, data=bound(given.data))
             for stream, given in parts.streams.items()
         },
-        eval_data=bound(parts.eval_data) if parts.eval_data is not None else None,
+        eval_data={name: bound(data) for name, data in parts.eval_data.items()},
     )
 
 

@@ -66,7 +66,7 @@ def start_mesh(config: ConfigDict, parts: Parts) -> Mesh:
         mesh = make_mesh(**plain(config.mesh))
         for stream in parts.streams.values():
             check_batch(stream.batch_size, mesh, jax.process_count())
-        if parts.eval_data is not None:
+        if parts.eval_data:
             check_batch(config.eval_batch_size, mesh, jax.process_count())
     except ValueError as error:
         raise ConfigError(str(error)) from None

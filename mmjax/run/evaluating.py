@@ -2,8 +2,8 @@
 
 import contextlib
 import copy
+import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -43,13 +43,14 @@ class Interrupted(Exception):
 
 
 class Evaluation:
-    """The held-out data of a run and the compiled functions that score it.
+    """One held-out set of a run and the compiled functions that score it.
 
     Args:
       parts: with the tokenizer bound.
       mesh: of the run.
       reading: how batches are made ahead.
       stopping: whether this process was asked to stop.
+      name: of the set in `parts.eval_data`, and of its evaluators where there are several.
     """
 
     def __init__(
@@ -58,12 +59,19 @@ class Evaluation:
         mesh: Mesh,
         reading: Reading,
         stopping: Callable[[], bool] = lambda: False,
+        name: str = "",
     ):
+        data = parts.eval_data[name]
+        named = parts.settings["evaluators"]
+        self._evaluators = named.get(name, {}) if name else named
+        self._within = f"{name}/" if name else ""
+        self._source = members_of(data)[0].source
+        self._vocabulary = answers_of(data)
         self._stopping = stopping
         self._parts = parts
         self._mesh = mesh
         self._reading = reading
-        self._rows = evaluation_rows(members_of(parts.eval_data), parts.recipe.seed)
+        self._rows = evaluation_rows(members_of(data), parts.recipe.seed)
         self._maker = BatchMaker(
             self._rows,
             parts.settings["eval_batch_size"],
@@ -72,13 +80,14 @@ class Evaluation:
             reading.threads,
             rows_of_process(mesh, parts.settings["eval_batch_size"], jax.process_index()),
         )
-        check_contract(parts.recipe.contract, self._maker.shapes, "eval_data")
-        self._tokenize = find_tokenize(parts.eval_data)
+        where = f"eval_data{name and '.'}{name}"
+        check_contract(parts.recipe.contract, self._maker.shapes, where)
+        self._tokenize = find_tokenize(data)
         self._apply = apply_model(parts.recipe.model)
         self._specs: dict[str, Any] = {}
         self._whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
         check_evaluators(
-            parts.settings["evaluators"],
+            self._evaluators,
             parts.recipe.model,
             self._maker.shapes,
             next(filter(None, map(self._usable, range(len(self._rows.order)))), {}),
@@ -112,8 +121,9 @@ class Evaluation:
         numbers: dict[str, float] = {}
         for prefix, params in versions.items():
             context = self.context(params, state)
-            for name, evaluator in self._parts.settings["evaluators"].items():
-                result = self._run(f"evaluators.{name}", evaluator, context)
+            for own, evaluator in self._evaluators.items():
+                name = f"{self._within}{own}"
+                result = self._run(f"evaluators.{name.replace('/', '.')}", evaluator, context)
                 numbers |= {f"{prefix}{name}/{k}": float(v) for k, v in result.metrics.items()}
                 if workdir is not None and hosts.is_main():
                     _keep(workdir, step, f"{prefix}{name}", result)
@@ -290,6 +300,17 @@ class Evaluation:
     @functools.cached_property
     def _scorer(self) -> Any:
         recipe = self._parts.recipe
+        goals = {
+            name: goal
+            for name, goal in recipe.goals.items()
+            if set(goal.objective.needs) <= set(self._maker.global_shapes)
+        }
+        if not goals:
+            raise ValueError(
+                f"no goal can be scored on eval_data, which gives {sorted(self._maker.shapes)}; "
+                "leave the evaluator Objectives out."
+            )
+        recipe = dataclasses.replace(recipe, goals=goals)
 
         def total(params: PyTree, state: State, batch: Batch) -> Mapping[str, Any]:
             batch = preprocess.preprocess(batch, recipe.contract)
@@ -328,8 +349,7 @@ class Evaluation:
         return {**named, **sample.get("facts", {}), "captions": sample.get("captions", ())}
 
     def _answers(self) -> tuple[str, ...]:
-        found = answers_of(self._parts.eval_data)
-        return found.names if found is not None else ()
+        return self._vocabulary.names if self._vocabulary is not None else ()
 
     def _captions(self, position: int) -> tuple[str, ...]:
         """A sample's captions as training would read them, without those that it would not."""
@@ -355,8 +375,7 @@ class Evaluation:
         return {**found, "image": np.concatenate(image, axis=1) if image.ndim == 4 else image}
 
     def _classes(self) -> tuple[str, ...]:
-        source = members_of(self._parts.eval_data)[0].source
-        return tuple(getattr(source, "classes", ()))
+        return tuple(getattr(self._source, "classes", ()))
 
 
 def _keep(workdir: pathlib.Path, step: int, name: str, result: Result) -> None:
@@ -366,21 +385,3 @@ def _keep(workdir: pathlib.Path, step: int, name: str, result: Result) -> None:
     except OSError as error:
         with contextlib.suppress(OSError, ValueError):
             print(f"evaluations/{step}/{name}.json could not be written: {error}", flush=True)
-
-
-def print_numbers(numbers: Mapping[str, float]) -> str:
-    """A table for people, one metric a line, the number that chance gives beside it."""
-    lines = []
-    for name, value in sorted(numbers.items()):
-        if name.endswith("_chance"):
-            continue
-        chance = numbers.get(f"{name}_chance")
-        lines.append(
-            f"  {name:<44} {value:>10.4f}" + (f"  (chance {chance:.4f})" if chance else "")
-        )
-    return "\n".join(lines)
-
-
-def to_line(step: int, numbers: Mapping[str, float]) -> str:
-    """One JSON line, for scripts."""
-    return json.dumps({"step": step, **numbers})

@@ -16,7 +16,7 @@ from mmjax.run.assembly import (
 )
 from mmjax.run.beginning import start_mesh
 from mmjax.run.console import refusing, say
-from mmjax.run.evaluating import Evaluation, print_numbers, to_line
+from mmjax.run.held_out import Evaluations, print_numbers, to_line
 from mmjax.run.vocabulary import ANSWERS, with_answers
 from mmjax.training.compiled import Compiled, shapes_from_plain
 from mmjax.training.home import Home, open_home
@@ -81,7 +81,7 @@ def _evaluate(
     for path, text in overrides or ():
         override(config, path, text)
     parts = assemble(config, allow, training=False)
-    if parts.eval_data is None:
+    if not parts.eval_data:
         raise ConfigError("the run's config has no eval_data; there is nothing to evaluate on.")
     if not parts.settings["evaluators"]:
         raise ConfigError("the run's config has no evaluators.")
@@ -120,7 +120,7 @@ def _evaluate(
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from None
     with Watch(parts.settings["watchdog"]) as watch, watch.evaluating(found):
-        numbers = Evaluation(parts, mesh, parts.settings["reading"])(state, found, home.folder)
+        numbers = Evaluations(parts, mesh, parts.settings["reading"])(state, found, home.folder)
     say(f"step {found}:\n{print_numbers(numbers)}")
     say(to_line(found, numbers))
     if hosts.is_main():

@@ -38,8 +38,8 @@ from mmjax.run.beginning import (
     stream_makers,
 )
 from mmjax.run.console import refusing, say
-from mmjax.run.evaluating import Evaluation, print_numbers
 from mmjax.run.feeding import late_is_failure, open_feed
+from mmjax.run.held_out import Evaluations, print_numbers
 from mmjax.run.hooks import Profile, RunHooks
 from mmjax.run.options import PLAIN, Options, Stopped
 from mmjax.run.vocabulary import ANSWERS, check_answers, keep_answers
@@ -186,13 +186,11 @@ def _train(
     with refusing():
         makers = stream_makers(parts, mesh)
         shapes = {name: maker.global_shapes for name, maker in makers.items()}
-        check_needs(
-            {name: goal.objective for name, goal in recipe.goals.items()},
-            {word for words in shapes.values() for word in words},
-        )
+        for name, goal in recipe.goals.items():
+            check_needs({name: goal.objective}, shapes[goal.stream])
         evaluation = None
-        if parts.eval_data is not None:
-            evaluation = Evaluation(parts, mesh, settings["reading"], lambda: bool(stop))
+        if parts.eval_data:
+            evaluation = Evaluations(parts, mesh, settings["reading"], lambda: bool(stop))
     checkpoints = home.checkpoints(
         keep_last=config.keep_last,
         keep_best=config.best_metric or None,

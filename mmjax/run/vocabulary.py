@@ -76,7 +76,8 @@ def _scores(transform: Any) -> bool:
 def _check(parts: Parts) -> None:
     """Raises ConfigError where vocabularies differ from each other or from the model's head."""
     data = {name: stream.data for name, stream in parts.streams.items()}
-    found = {name: answers_of(one) for name, one in {**data, "eval_data": parts.eval_data}.items()}
+    held_out = {f"eval_data{name and '.'}{name}": one for name, one in parts.eval_data.items()}
+    found = {name: answers_of(one) for name, one in {**data, **held_out}.items()}
     found = {name: answers for name, answers in found.items() if answers is not None}
     if len({answers.names for answers in found.values()}) > 1:
         sizes = ", ".join(f"{name}: {len(answers)}" for name, answers in found.items())

@@ -48,7 +48,7 @@ def parts(transform, model=Model()):
     fields = Fields(image_from="", caption_from="question", answers_from="answers")
     data = Dataset(source=Asked(), fields=fields, transforms=(transform,))
     recipe = Recipe(model, {}, SGD(schedule=constant(0.1)), Contract(), 0)
-    return Parts(recipe, {"main": Stream(data, 2)}, data, {})
+    return Parts(recipe, {"main": Stream(data, 2)}, {"": data}, {})
 
 
 def waiting():
@@ -64,7 +64,7 @@ def test_the_file_that_is_named_is_bound_or_the_workdirs_own(tmp_path):
     kept.write_text(Answers(("2", "3", "4")).to_json())
     bound = with_answers(parts(waiting()), config(), kept)
     assert answers_of(bound.streams["main"].data).names == ("2", "3", "4")
-    assert answers_of(bound.eval_data).names == ("2", "3", "4")
+    assert answers_of(bound.eval_data[""]).names == ("2", "3", "4")
     named = tmp_path / "mine.txt"
     named.write_text("5\n6\n2")
     bound = with_answers(parts(waiting()), config(named), kept)
@@ -86,7 +86,7 @@ def test_no_vocabulary_or_one_of_another_size_than_the_head_is_refused(tmp_path,
 def test_a_model_without_that_head_takes_any_vocabulary(tmp_path):
     (tmp_path / "short.txt").write_text("yes")
     bound = with_answers(parts(waiting(), Model(heads=())), config(tmp_path / "short.txt"), NOWHERE)
-    assert answers_of(bound.eval_data).names == ("yes",)
+    assert answers_of(bound.eval_data[""]).names == ("yes",)
 
 
 def test_streams_of_unlike_vocabularies_are_refused():
