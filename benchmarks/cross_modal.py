@@ -3,16 +3,21 @@
     python benchmarks/cross_modal.py --results=docs/cross_modal.jsonl --tables scenes fusion
     python benchmarks/cross_modal.py --results=docs/cross_modal.jsonl --tables easy-vqa \
         --easy-vqa='DIR/*.tar'
+    python benchmarks/cross_modal.py --results=docs/cross_modal.jsonl --tables photos \
+        --nlvr=DIR --daquar='DIR/*.tar' --flickr8k=DIR
     python benchmarks/cross_modal.py --results=/tmp/trial.jsonl --tables scenes --steps 4
 
 A run is a config of this file through the trainer: small models of one width, trained from nothing
 on 2 cores in at most 8 minutes (15 on easy-VQA). Runs whose line stands already are not made
 again. The picture side of VisualBERT, LXMERT and ViLBERT is the grid of a small CNN, trained with
 them; ViLT has patches of 8 pixels. 'blind' runs are without the picture or without the text.
+A run of several tasks has a stream of its own for each and takes as many steps of each as a run of
+that task alone.
 """
 
 import argparse
 import dataclasses
+import glob
 import json
 import os
 import pathlib
@@ -29,17 +34,23 @@ from ml_collections import ConfigDict
 from mmjax.config import spec
 from mmjax.data.answers import Answers
 from mmjax.data.dataset import Dataset
+from mmjax.data.datasets.answer_lists import answers_in
 from mmjax.data.datasets.easy_vqa import EASY_VQA_ANSWERS, EasyVQA
+from mmjax.data.datasets.nlvr import NLVR
+from mmjax.data.datasets.question_lists import QuestionLists
 from mmjax.data.datasets.scene_questions import SceneQuestions, scene_answers
 from mmjax.data.datasets.scene_statements import SceneStatements
 from mmjax.data.datasets.scenes import Scenes
 from mmjax.data.fields import Fields
+from mmjax.data.sources.webdataset import WebDataset
 from mmjax.data.transforms.answers import AnswerScores
 from mmjax.data.transforms.captions import PickCaption
 from mmjax.data.transforms.pictures import EachPicture
 from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize
-from mmjax.evaluation.objectives import Objectives
+from mmjax.evaluation.answering import Answering as JudgeAnswers
+from mmjax.evaluation.matching import Matching as JudgeMatches
+from mmjax.evaluation.reasoning import Reasoning as JudgeStatements
 from mmjax.models.encoders.bert import Bert
 from mmjax.models.encoders.cnn import Cnn
 from mmjax.models.encoders.regions import RegionTower
@@ -53,6 +64,7 @@ from mmjax.objectives.answering import Answering
 from mmjax.objectives.matching import Matching
 from mmjax.objectives.reasoning import Reasoning
 from mmjax.preprocess import Contract
+from mmjax.run.assembly import Stream
 from mmjax.run.options import Options
 from mmjax.run.settings import base_config
 from mmjax.run.training import train
@@ -62,12 +74,17 @@ from mmjax.training.step import Goal
 
 FAMILIES = ("visualbert", "lxmert", "vilbert", "vilt")
 FORMS = ("early", "late", "hierarchical")
-TASKS = {"answers": "answer", "statements": "reasoning", "matching": "matching"}  # and the head
 SIZE, LENGTH, WORDS, BATCH = 64, 24, 512, 64
 WIDTH, HEADS = 128, 4
-STEPS = {"answers": 2000, "statements": 2000, "matching": 2000, "easy-vqa": 3000}
 FUSE = ("fuse", ("token_ids", "text_mask", "image"))
 BLIND = ("", "picture", "text")  # what is taken away
+SCENES = ("answers", "statements", "matching")  # tasks on drawn scenes
+STEPS = {"answers": 2000, "statements": 2000, "matching": 2000, "easy-vqa": 3000}
+STEPS |= {"nlvr": 1000, "daquar": 1000, "flickr8k": 1500}
+TABLES = ("easy-vqa", "scenes", "multitask", "fusion", "photos")
+FOLDERS = ("easy-vqa", "daquar", "nlvr", "flickr8k")
+HEAD = {"answers": "answer", "easy-vqa": "answer", "daquar": "answer"}
+HEAD |= {"statements": "reasoning", "nlvr": "reasoning"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +93,7 @@ class Run:
 
     Attributes:
       table: which it belongs to.
-      task: of `STEPS`.
+      task: of `STEPS`, several with '+' between them.
       model: of `FAMILIES` or `FORMS`.
       seed: of the run.
       steps: of the run.
@@ -90,12 +107,17 @@ class Run:
     steps: int
     blind: str = ""
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Each task by itself."""
+        return tuple(self.task.split("+"))
 
-def model_of(name: str, head: str, answers: int, config: ConfigDict) -> ConfigDict:
-    """A small model with one head; all are equally wide and of about equal depth."""
+
+def model_of(name: str, own: tuple[str, ...], answers: int, config: ConfigDict) -> ConfigDict:
+    """A small model with some heads; all are equally wide and of about equal depth."""
     how = {"dim": WIDTH, "num_heads": HEADS, "mlp_dim": 4 * WIDTH, "scan": False, "remat": "none"}
     words = {"vocab_size": config.get_ref("vocab_size"), "length": LENGTH}
-    heads = {"heads": (head,), "answers": answers}
+    heads = {"heads": own, "answers": answers}
     grid = spec(Cnn, channels=(32, 64, WIDTH))  # 64 pixels to 8 x 8 cells
     if name == "vilt":
         stream = spec(ViltStream, **words, **how, depth=4, image_size=SIZE, patch_size=8)
@@ -120,35 +142,58 @@ def model_of(name: str, head: str, answers: int, config: ConfigDict) -> ConfigDi
     return spec(Pictured, image=grid, fusion=fusion, image_size=SIZE)
 
 
-def data_of(run: Run, held_out: bool, folders: dict[str, str]) -> ConfigDict:
-    """The training or the held-out data of a run."""
-    split = "held_out" if held_out else "train"
+def source_of(task: str, split: str, folders: dict[str, str]) -> tuple[ConfigDict, dict[str, Any]]:
+    """(the source of a task's samples, what its members mean)."""
     scenes = spec(Scenes, split=split, image_size=SIZE)
-    cut: tuple[Any, ...] = (spec(Resize, size=SIZE),)
+    asked = {"caption_from": "question", "answers_from": "answers"}
+    asked["facts_from"] = ("question_type", "answer_type")
+    told = {"caption_from": "statement", "truth_from": "truth", "facts_from": ("identifier",)}
+    if task == "easy-vqa":
+        source = spec(EasyVQA, path=folders[task], split=split, held_out=500)
+        return source, {"image_from": "png", **asked}
+    if task == "daquar":
+        source = spec(QuestionLists, path=folders[task], split=split, held_out=200)
+        return source, {"image_from": "jpg", **asked}
+    if task == "answers":
+        return spec(SceneQuestions, scenes=scenes), {"image_from": "image", **asked}
+    if task == "statements":
+        return spec(SceneStatements, scenes=scenes), {"images_from": ("left", "right"), **told}
+    if task == "nlvr":
+        folder = folders[task]
+        files, tars = (tuple(sorted(glob.glob(f"{folder}/*/*.{kind}"))) for kind in ("json", "tar"))
+        files = tuple(file for file in files if "manifest" not in file)
+        return spec(NLVR, path=files, pictures=tars, split=split), {"image_from": "png", **told}
+    if task == "flickr8k":
+        part = "val" if split == "held_out" else "train"
+        files = tuple(sorted(glob.glob(f"{folders[task]}/*{part}*.tar")))
+        return spec(WebDataset, path=files), {}
+    return scenes, {"image_from": "image"}
+
+
+def names_of(task: str, folders: dict[str, str]) -> tuple[str, ...]:
+    """The answers that a task knows; those of DAQUAR are the 300 most frequent in training."""
+    if task == "easy-vqa":
+        return EASY_VQA_ANSWERS
+    if task == "daquar":
+        return Answers.most_frequent(answers_in(folders[task], held_out=200), 300).names
+    return scene_answers()
+
+
+def data_of(run: Run, task: str, held_out: bool, folders: dict[str, str]) -> ConfigDict:
+    """The training or the held-out data of a task."""
+    source, fields = source_of(task, "held_out" if held_out else "train", folders)
+    size = 96 if task == "daquar" else SIZE
+    cut: tuple[Any, ...] = (spec(Resize, size=SIZE if len(run.tasks) > 1 else size),)
+    if "images_from" in fields:
+        cut = (spec(EachPicture, transforms=cut),)
     after: tuple[Any, ...] = ()
-    facts = ("question_type", "answer_type")
-    if run.task == "easy-vqa":
-        source = spec(EasyVQA, path=folders["easy-vqa"], split=split, held_out=500)
-        fields = {"image_from": "png", "caption_from": "question", "answers_from": "answers"}
-        names = EASY_VQA_ANSWERS
-    elif run.task == "answers":
-        source = spec(SceneQuestions, scenes=scenes)
-        fields = {"image_from": "image", "caption_from": "question", "answers_from": "answers"}
-        names = scene_answers()
-    elif run.task == "statements":
-        source = spec(SceneStatements, scenes=scenes)
-        fields = {"images_from": ("left", "right"), "caption_from": "statement"}
-        fields |= {"truth_from": "truth"}
-        cut, facts = (spec(EachPicture, transforms=cut),), ("identifier",)
-    else:
-        source, fields, facts = scenes, {"image_from": "image"}, ()
     if "answers_from" in fields:
-        answers = spec(Answers, names=tuple(names))
+        answers = spec(Answers, names=tuple(names_of(task, folders)))
         after = (spec(AnswerScores, answers=answers, scoring="one"),)
     return spec(
         Dataset,
         source=source,
-        fields=spec(Fields, facts_from=facts, **fields),
+        fields=spec(Fields, **fields),
         transforms=(
             *cut,
             *((spec(NoPicture),) if run.blind == "picture" else ()),
@@ -160,29 +205,41 @@ def data_of(run: Run, held_out: bool, folders: dict[str, str]) -> ConfigDict:
     )
 
 
+def goal_of(task: str) -> tuple[ConfigDict, ConfigDict]:
+    """(what a task trains, what it is judged by)."""
+    kinds = ("question_type", "answer_type")
+    head = HEAD.get(task, "matching")
+    if head == "answer":
+        return spec(Answering, fuse=FUSE, form="kl"), spec(JudgeAnswers, kinds=kinds, scoring="one")
+    if head == "reasoning":
+        return spec(Reasoning, fuse=FUSE), spec(JudgeStatements)
+    return spec(Matching, fuse=FUSE), spec(JudgeMatches)
+
+
 def config_of(run: Run, folders: dict[str, str]) -> ConfigDict:
     """The config of a run."""
     config = base_config(run.steps, BATCH, run.seed, log_steps=100, save_steps=run.steps)
-    config.vocab_size = WORDS
+    config.vocab_size = 4096 if run.task == "flickr8k" else WORDS
     config.tokenizer.vocab_size = config.get_ref("vocab_size")
-    config.eval_batch_size = 256
-    task = "answers" if run.task == "easy-vqa" else run.task
-    answers = len(EASY_VQA_ANSWERS if run.task == "easy-vqa" else scene_answers())
-    config.model = model_of(run.model, TASKS[task], answers, config)
-    config.preprocess = spec(Contract, image_size=SIZE, sequence_length=LENGTH, bos=True, eos=True)
-    config.data, config.eval_data = (data_of(run, held_out, folders) for held_out in (False, True))
-    objective = {
-        "answers": spec(Answering, fuse=FUSE, form="kl"),
-        "statements": spec(Reasoning, fuse=FUSE),
-        "matching": spec(Matching, fuse=FUSE),
-    }[task]
-    config.goals[task] = spec(Goal, objective=objective)
+    config.eval_batch_size = 128
+    asked = [task for task in run.tasks if HEAD.get(task) == "answer"]
+    answers = len(names_of(asked[0], folders)) if asked else 2
+    heads = tuple(dict.fromkeys(HEAD.get(task, "matching") for task in run.tasks))
+    size = 96 if run.task == "daquar" else SIZE
+    config.model = model_of(run.model, heads, answers, config)
+    config.preprocess = spec(Contract, image_size=size, sequence_length=LENGTH, bos=True, eos=True)
+    config.data, config.eval_data = {}, {}
+    for task in run.tasks:
+        config.data[task] = spec(Stream, data=data_of(run, task, False, folders), batch_size=BATCH)
+        config.eval_data[task] = data_of(run, task, True, folders)
+        objective, judge = goal_of(task)
+        config.goals[task] = spec(Goal, objective=objective, stream=task)
+        config.evaluators[task] = {"held_out": judge}
     config.optimizer = spec(
         AdamW,
         schedule=spec(cosine, peak=1e-3, steps=run.steps, warmup_steps=run.steps // 10),
         weight_decay=0.01,
     )
-    config.evaluators.objectives = spec(Objectives)
     config.tensorboard = False
     config.lock()
     return config
@@ -192,19 +249,24 @@ def runs_of(table: str, steps: int | None) -> Iterator[Run]:
     """The runs of a table, those of most weight first."""
 
     def run(task: str, model: str, seed: int = 0, blind: str = "") -> Run:
-        return Run(table, task, model, seed, steps or STEPS[task], blind)
+        return Run(table, task, model, seed, steps or STEPS[task.split("+")[0]], blind)
 
     if table == "easy-vqa":
         yield from (run("easy-vqa", family) for family in FAMILIES)
         yield from (run("easy-vqa", "visualbert", seed) for seed in (1, 2))
         yield from (run("easy-vqa", "visualbert", 0, blind) for blind in BLIND[1:])
     elif table == "scenes":
-        for task in TASKS:
+        for task in SCENES[1:] + SCENES[:1]:
             yield from (run(task, family) for family in FAMILIES)
         yield from (run("statements", "visualbert", seed) for seed in (1, 2))
-        yield from (run(task, "visualbert", 0, b) for task in TASKS for b in BLIND[1:])
+        yield from (run(task, "visualbert", 0, b) for task in SCENES for b in BLIND[1:])
+    elif table == "multitask":  # beside the single tasks of the table 'scenes'
+        yield run("+".join(SCENES), "visualbert")
+    elif table == "photos":
+        yield from (run("flickr8k", "visualbert", seed) for seed in (0, 1, 2))
+        yield from (run(task, "visualbert", 0, b) for task in ("nlvr", "daquar") for b in BLIND)
     else:
-        yield from (run(task, form) for task in TASKS for form in FORMS)
+        yield from (run(task, form) for task in SCENES for form in FORMS)
 
 
 def measure(run: Run, folders: dict[str, str]) -> dict[str, Any]:
@@ -226,13 +288,16 @@ def is_line_of(run: Run, line: dict[str, Any]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", required=True, help="a file of JSON lines, appended to")
-    parser.add_argument("--tables", nargs="+", choices=("easy-vqa", "scenes", "fusion"))
+    parser.add_argument("--tables", nargs="+", choices=TABLES)
     parser.add_argument("--easy-vqa", default="", help="pattern of easy-VQA's .tar shards")
+    parser.add_argument("--daquar", default="", help="pattern of DAQUAR's .tar shards")
+    parser.add_argument("--nlvr", default="", help="folder whose folders hold NLVR's files")
+    parser.add_argument("--flickr8k", default="", help="folder of Flickr8k's .tar shards")
     parser.add_argument("--steps", type=int, default=None, help="of each run; for a trial")
     parser.add_argument("--only", nargs="*", default=[], help="models; by default all")
     parser.add_argument("--work", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    folders = {"easy-vqa": options.easy_vqa}
+    folders = {name: getattr(options, name.replace("-", "_")) for name in FOLDERS}
     results = pathlib.Path(options.results)
     if options.work:
         line = json.dumps(measure(Run(**json.loads(options.work)), folders))
@@ -240,9 +305,11 @@ def main() -> None:
             file.write(line + "\n")
         return
     if not options.tables:
-        parser.error("--tables: name one or more of easy-vqa, scenes, fusion.")
-    if "easy-vqa" in options.tables and not options.easy_vqa:
-        parser.error("--easy-vqa: the table needs the pattern of its .tar shards.")
+        parser.error(f"--tables: name one or more of {', '.join(TABLES)}.")
+    for run in (one for table in options.tables for one in runs_of(table, options.steps)):
+        for task in run.tasks:
+            if task in FOLDERS and not folders[task]:
+                parser.error(f"--{task}: the table {run.table} needs it.")
     for run in (one for table in options.tables for one in runs_of(table, options.steps)):
         lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
         known = any(is_line_of(run, json.loads(line)) for line in lines)
