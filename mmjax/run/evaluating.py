@@ -1,6 +1,7 @@
 """Parameters and held-out data to numbers: fills in the evaluators' `Context`."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
@@ -20,16 +21,18 @@ from mmjax.data.rows import evaluation_rows
 from mmjax.data.sources.base import BadSample
 from mmjax.data.transforms.captions import clean_caption
 from mmjax.evaluation.base import Context, Evaluator, Result, write_artifact
+from mmjax.evaluation.objectives import Objectives
 from mmjax.objectives.base import Forward
 from mmjax.parallel import hosts
 from mmjax.parallel.mesh import rows_of_process
 from mmjax.parallel.sharding import activations, batch_sharding, replicated, specs_of
 from mmjax.run.assembly import Parts, check_contract, find_tokenize
+from mmjax.run.console import say
 from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.run.vocabulary import answers_of
 from mmjax.training.optimizers.base import merge
 from mmjax.training.state import State
-from mmjax.training.step import apply_model, score, split_params
+from mmjax.training.step import Recipe, apply_model, score, split_params
 from mmjax.typing import Batch, Encoded, PyTree, View
 
 _IDENTITY = ("valid", "group", "label")
@@ -70,6 +73,10 @@ class Evaluation:
             rows_of_process(mesh, parts.settings["eval_batch_size"], jax.process_index()),
         )
         check_contract(parts.recipe.contract, self._maker.shapes, "eval_data")
+        self._recipe = _scored(parts.recipe, self._maker.global_shapes)
+        for name, evaluator in parts.settings["evaluators"].items():
+            if isinstance(evaluator, Objectives):
+                _check_told(name, evaluator, self._recipe)
         self._tokenize = find_tokenize(parts.eval_data)
         self._apply = apply_model(parts.recipe.model)
         self._specs: dict[str, Any] = {}
@@ -225,7 +232,9 @@ class Evaluation:
 
     @functools.cached_property
     def _scorer(self) -> Any:
-        recipe = self._parts.recipe
+        recipe = self._recipe
+        if not recipe.goals:
+            raise ValueError("eval_data lack words of every goal, so there is no loss to tell.")
 
         def total(params: PyTree, state: State, batch: Batch) -> Mapping[str, Any]:
             batch = preprocess.preprocess(batch, recipe.contract)
@@ -293,6 +302,29 @@ class Evaluation:
     def _classes(self) -> tuple[str, ...]:
         source = members_of(self._parts.eval_data)[0].source
         return tuple(getattr(source, "classes", ()))
+
+
+def _scored(recipe: Recipe, words: Mapping[str, Any]) -> Recipe:
+    """The recipe with those goals that held-out data can score; says which they cannot."""
+    lacking = {
+        name: [word for word in goal.objective.needs if word not in words]
+        for name, goal in recipe.goals.items()
+    }
+    if left_out := {name: found for name, found in lacking.items() if found}:
+        told = "; ".join(f"{name} ({', '.join(found)})" for name, found in left_out.items())
+        say(f"eval_data: goals that lack a word there are not scored: {told}.")
+    goals = {name: goal for name, goal in recipe.goals.items() if not lacking[name]}
+    return dataclasses.replace(recipe, goals=goals)
+
+
+def _check_told(name: str, evaluator: Objectives, recipe: Recipe) -> None:
+    """Raises ValueError where an evaluator is to tell of a goal that is not scored."""
+    for goal in evaluator.goals:
+        if goal not in recipe.goals:
+            raise ValueError(
+                f"evaluators.{name}: goals={evaluator.goals!r}: eval_data score no {goal!r}; they "
+                f"score {', '.join(recipe.goals) or 'none'}."
+            )
 
 
 def _keep(workdir: pathlib.Path, step: int, name: str, result: Result) -> None:
