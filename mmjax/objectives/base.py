@@ -257,8 +257,16 @@ class Additive(Objective):
     """
 
 
-def check_needs(objectives: Mapping[str, Objective], words: Iterable[str]) -> None:
-    """Raises ValueError, before anything compiles, where a batch lacks a word of an objective."""
+def check_needs(
+    objectives: Mapping[str, Objective], words: Iterable[str], whose: str = "the batches"
+) -> None:
+    """Raises ValueError, before anything compiles, where a batch lacks a word of an objective.
+
+    Args:
+      objectives: {name: objective}.
+      words: of the batches that all of them read.
+      whose: how the message names these batches.
+    """
     words = set(words)
     for name, objective in objectives.items():
         for need in objective.needs:
@@ -270,6 +278,6 @@ def check_needs(objectives: Mapping[str, Objective], words: Iterable[str]) -> No
                     f"{', '.join(sorted(WORDS))}."
                 )
             raise ValueError(
-                f"objective {name!r} needs {need!r} ({WORDS[need].meaning}), and the batches hold "
+                f"objective {name!r} needs {need!r} ({WORDS[need].meaning}), and {whose} hold "
                 f"{', '.join(sorted(words))}. Add {WORDS[need].made_by}."
             )

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -81,10 +81,8 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
     for name, goal in goals.items():
         if not isinstance(goal, Goal):
             raise ConfigError(f"goals.{name} is no Goal; write spec(Goal, objective=...).")
-        if training and goal.stream not in streams:
-            raise ConfigError(
-                f"goals.{name} reads stream {goal.stream!r}; there are {', '.join(streams)}."
-            )
+        if training:
+            check_stream(name, goal.stream, streams)
     if not goals:
         raise ConfigError("goals is empty; a run needs at least one spec(Goal, objective=...).")
     recipe = make_recipe(made)
@@ -112,6 +110,12 @@ def _held_out(made: Mapping[str, Any]) -> dict[str, Dataset | Mixture]:
                 f"stand under the name of theirs, as evaluators.{next(iter(named))}.{name}."
             )
     return named
+
+
+def check_stream(goal: str, stream: str, streams: Iterable[str]) -> None:
+    """Raises ConfigError where a goal, given by its name, reads a stream that is not there."""
+    if stream not in streams:
+        raise ConfigError(f"goals.{goal} reads stream {stream!r}; there are {', '.join(streams)}.")
 
 
 def make_recipe(made: Mapping[str, Any]) -> Recipe:

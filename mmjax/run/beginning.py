@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -15,6 +17,7 @@ from mmjax.data.sources.patterns import is_address
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.tokenizers.training import train_bpe
 from mmjax.data.transforms.masking import MaskWords
+from mmjax.objectives.base import check_needs
 from mmjax.parallel import hosts
 from mmjax.parallel.mesh import check_batch, make_mesh, rows_of_process
 from mmjax.run.assembly import (
@@ -32,6 +35,8 @@ from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled
 from mmjax.training.home import Home
 from mmjax.training.state import State
+from mmjax.training.step import Goal
+from mmjax.training.weighing import check_course
 from mmjax.training.workdir import compare_config
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
@@ -126,6 +131,21 @@ def stream_makers(parts: Parts, mesh: Mesh | None = None) -> dict[str, BatchMake
         )
         check_contract(parts.recipe.contract, made[name].shapes, f"stream {name!r}")
     return made
+
+
+def check_goals(goals: Mapping[str, Goal], shapes: Mapping[str, Any], steps: int) -> None:
+    """Raises ValueError where a goal's own stream lacks a word of it, or its weight is no number.
+
+    Args:
+      goals: of the recipe.
+      shapes: {stream: {word: (shape, dtype)}}.
+      steps: of the run, over which a weight that is a schedule is looked at.
+    """
+    for name, goal in goals.items():
+        one = len(shapes) == 1
+        whose = "the batches" if one else f"the batches of stream {goal.stream!r}"
+        check_needs({name: goal.objective}, shapes[goal.stream], whose)
+        check_course(name, goal.weight, steps)
 
 
 def begin(

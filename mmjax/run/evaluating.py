@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from mmjax.parallel.sharding import activations, batch_sharding, replicated, spe
 from mmjax.run.assembly import Parts, check_contract, find_tokenize
 from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.run.looking import looking
-from mmjax.run.suiting import check_evaluators
+from mmjax.run.suiting import check_evaluators, scored
 from mmjax.run.vocabulary import answers_of
 from mmjax.training.optimizers.base import merge
 from mmjax.training.state import State
@@ -82,6 +81,7 @@ class Evaluation:
         )
         where = f"eval_data{name and '.'}{name}"
         check_contract(parts.recipe.contract, self._maker.shapes, where)
+        self._recipe = scored(parts.recipe, self._maker.global_shapes, where)
         self._tokenize = find_tokenize(data)
         self._apply = apply_model(parts.recipe.model)
         self._specs: dict[str, Any] = {}
@@ -92,6 +92,7 @@ class Evaluation:
             self._maker.shapes,
             next(filter(None, map(self._usable, range(len(self._rows.order)))), {}),
             self._answers(),
+            tuple(self._recipe.goals),
         )
 
     def _usable(self, position: int) -> dict[str, Any] | None:
@@ -299,18 +300,9 @@ class Evaluation:
 
     @functools.cached_property
     def _scorer(self) -> Any:
-        recipe = self._parts.recipe
-        goals = {
-            name: goal
-            for name, goal in recipe.goals.items()
-            if set(goal.objective.needs) <= set(self._maker.global_shapes)
-        }
-        if not goals:
-            raise ValueError(
-                f"no goal can be scored on eval_data, which gives {sorted(self._maker.shapes)}; "
-                "leave the evaluator Objectives out."
-            )
-        recipe = dataclasses.replace(recipe, goals=goals)
+        recipe = self._recipe
+        if not recipe.goals:
+            raise ValueError("eval_data lack words of every goal, so there is no loss to tell.")
 
         def total(params: PyTree, state: State, batch: Batch) -> Mapping[str, Any]:
             batch = preprocess.preprocess(batch, recipe.contract)

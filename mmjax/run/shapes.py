@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, build
 from mmjax.data.sources.base import CAUSES
-from mmjax.run.assembly import RECIPE, assemble, make_recipe
+from mmjax.run.assembly import RECIPE, assemble, check_stream, make_recipe
 from mmjax.run.beginning import stream_makers
 from mmjax.run.settings import check_keys
 from mmjax.training.step import Recipe
@@ -29,8 +29,10 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
     check_keys(config)
     recipe = make_recipe(build({key: config[key] for key in RECIPE}))
     shapes: Shapes = {}
-    for goal in recipe.goals.values():
-        several = "target" not in config.data
+    several = "target" not in config.data
+    streams = list(config.data) if several else ["main"]
+    for name, goal in recipe.goals.items():
+        check_stream(name, goal.stream, streams)
         rows = config.data[goal.stream].batch_size if several else config.batch_size
         known = _words(recipe, rows, _pictures(config.data[goal.stream] if several else config))
         words = shapes.setdefault(goal.stream, {})

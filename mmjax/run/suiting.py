@@ -1,9 +1,13 @@
 """Whether model and data have what an evaluator asks them for; told before anything compiles."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmjax.evaluation.base import Evaluator
+from mmjax.evaluation.objectives import Objectives
+from mmjax.run.console import say
+from mmjax.training.step import Recipe
 
 
 def check_evaluators(
@@ -12,6 +16,7 @@ def check_evaluators(
     words: Iterable[str],
     facts: Mapping[str, Any],
     answers: Sequence[str],
+    goals: Iterable[str] = (),
 ) -> None:
     """Refuses evaluators that could not give a number.
 
@@ -21,6 +26,7 @@ def check_evaluators(
       words: of a held-out batch.
       facts: of a held-out sample, see `Context`.
       answers: the vocabulary of the held-out data, or none.
+      goals: that the held-out data can score.
 
     Raises:
       ValueError: which evaluator, what is missing, and what to do.
@@ -28,9 +34,20 @@ def check_evaluators(
     for name, evaluator in evaluators.items():
         try:
             _check_head(evaluator, model, set(words))
+            _check_goals(evaluator, goals)
             evaluator.check(facts, answers)
         except ValueError as error:
             raise ValueError(f"evaluators.{name}: {error}") from error
+
+
+def _check_goals(evaluator: Any, goals: Iterable[str]) -> None:
+    """Raises ValueError where an evaluator is to tell of a goal that is not scored."""
+    for goal in evaluator.goals if isinstance(evaluator, Objectives) else ():
+        if goal not in goals:
+            raise ValueError(
+                f"goals={evaluator.goals!r}: eval_data score no {goal!r}; they score "
+                f"{', '.join(goals) or 'none'}."
+            )
 
 
 def _check_head(evaluator: Any, model: Any, words: set[str]) -> None:
@@ -56,3 +73,23 @@ def _check_head(evaluator: Any, model: Any, words: set[str]) -> None:
             f"words={tuple(evaluator.words)}: eval_data gives no {missing[0]!r}, only "
             f"{', '.join(sorted(words))}."
         )
+
+
+def scored(recipe: Recipe, words: Iterable[str], where: str) -> Recipe:
+    """The recipe with those goals that held-out data can score; says which they cannot.
+
+    Args:
+      recipe: of the run.
+      words: of a held-out batch.
+      where: what the data is called in the config.
+    """
+    words = set(words)
+    lacking = {
+        name: [word for word in goal.objective.needs if word not in words]
+        for name, goal in recipe.goals.items()
+    }
+    if left_out := {name: found for name, found in lacking.items() if found}:
+        told = "; ".join(f"{name} ({', '.join(found)})" for name, found in left_out.items())
+        say(f"{where}: goals that lack a word there are not scored: {told}.")
+    goals = {name: goal for name, goal in recipe.goals.items() if not lacking[name]}
+    return dataclasses.replace(recipe, goals=goals)

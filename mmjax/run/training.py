@@ -19,7 +19,6 @@ from mmjax.config import ConfigError, override, to_json
 from mmjax.data.device import Feed
 from mmjax.evaluation.report import write_report
 from mmjax.interop import origin
-from mmjax.objectives.base import check_needs
 from mmjax.parallel import compilation, cpu, hosts
 from mmjax.parallel.accelerator import leave_out_tpu, require
 from mmjax.parallel.layout import fallbacks
@@ -30,6 +29,7 @@ from mmjax.run.assembly import Parts, assemble, data_identity, with_tokenizer
 from mmjax.run.beginning import (
     TOKENIZERS,
     begin,
+    check_goals,
     check_letters,
     check_source,
     keep_tokenizer,
@@ -186,8 +186,7 @@ def _train(
     with refusing():
         makers = stream_makers(parts, mesh)
         shapes = {name: maker.global_shapes for name, maker in makers.items()}
-        for name, goal in recipe.goals.items():
-            check_needs({name: goal.objective}, shapes[goal.stream])
+        check_goals(recipe.goals, shapes, config.steps)
         evaluation = None
         if parts.eval_data:
             evaluation = Evaluations(parts, mesh, settings["reading"], lambda: bool(stop))

@@ -127,9 +127,11 @@ def init_state(recipe: Recipe, batches: Mapping[str, Batch]) -> State:
       batches: {stream: Batch} of arrays of the right shapes; values do not matter.
     """
     key = jax.random.key(recipe.seed)
-    first = {word: value[:1] for word, value in next(iter(batches.values())).items()}
-    first = preprocess.preprocess(first, recipe.contract)
     takes = inspect.signature(type(recipe.model).__call__).parameters
+    # Of several streams the one that has most of what the model takes, whatever their order.
+    fullest = max(batches.values(), key=lambda batch: sum(word in takes for word in batch))
+    first = {word: value[:1] for word, value in fullest.items()}
+    first = preprocess.preprocess(first, recipe.contract)
     inputs = {word: value for word, value in first.items() if word in takes}
     variables = recipe.model.init(jax.random.fold_in(key, 0), **inputs)
     params = dict(variables["params"])

@@ -8,10 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmjax.objectives.base import Loss
 from mmjax.typing import PyTree
 
+LOOKED_AT = 1000  # steps of a schedule
 FORMS = ("classification", "regression")
 LOG_VARIANCE = (
     "log_variance"  # beside an objective's own: params['objectives'][goal]['log_variance']
@@ -69,6 +71,28 @@ def check_weight(weight: Any) -> None:
         raise ValueError(
             f"weight={weight!r}: an objective's weight is finite, 0 or more; or give a schedule, "
             "or Uncertainty() for one that is learned."
+        )
+
+
+def check_course(name: str, weight: Any, steps: int) -> None:
+    """Raises ValueError where a schedule gives what is no weight at some step of the run.
+
+    Looked at are the first and the last step and up to 998 between them.
+
+    Args:
+      name: of the goal.
+      weight: of the goal.
+      steps: of the run, 1 or more.
+    """
+    if not callable(weight):
+        return
+    looked_at = np.unique(np.linspace(0, steps - 1, min(steps, LOOKED_AT)).astype(np.int32))
+    values = np.asarray(jax.vmap(lambda step: jnp.asarray(weight(step), jnp.float32))(looked_at))
+    wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if wrong.size:
+        raise ValueError(
+            f"goal {name!r}: its weight is {values[wrong[0]]} at step {looked_at[wrong[0]]}; a "
+            "schedule of a weight gives finite numbers, 0 or more."
         )
 
 

@@ -108,7 +108,9 @@ def test_a_group_is_a_text_or_a_number(place, group):
 
 @pytest.mark.parametrize("value", [7, "7", b" 7\n", np.int64(7), np.array(7)])
 def test_a_label_is_a_number_however_it_is_stored(value):
-    assert Fields(label_from="cls")(record(cls=value))["label"] == 7
+    label = Fields(label_from="cls")(record(cls=value))["label"]
+    assert label == 7
+    assert np.asarray(label).dtype == np.int32  # as the word says; JAX would cut an int64
 
 
 @pytest.mark.parametrize("value", ["seven", -1, 1 << 31, True, 7.0, "", "٧", "9" * 5000, [7]])

@@ -22,6 +22,14 @@ def test_sums_and_counts_are_merged_before_dividing(random_context):
     }
 
 
+def test_goals_that_are_named_are_told_alone(random_context):
+    def loss(batch):
+        return dict.fromkeys(("answers", "answers/score", "answers2", "words"), (4.0, 2.0))
+
+    result = Objectives(goals=("answers",))(random_context(samples=4, batch_size=4, loss=loss))
+    assert result.metrics == {"answers": 2.0, "answers/score": 2.0, "samples": 4.0}
+
+
 def test_the_batch_size_changes_no_sum_over_samples(random_context):
     def loss(batch):
         real = batch["position"][batch["valid"]]

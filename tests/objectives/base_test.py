@@ -104,6 +104,8 @@ def test_a_missing_word_says_which_transform_makes_it():
         check_needs({"x": Needy(("token_ids",))}, ["image", "valid"])
     with pytest.raises(ValueError, match="no word of a Batch"):
         check_needs({"x": Needy(("tokens",))}, ["image"])
+    with pytest.raises(ValueError, match=r"and the batches of stream 'a' hold image\."):
+        check_needs({"x": Needy(("token_ids",))}, ["image"], "the batches of stream 'a'")
     check_needs({"x": Needy(("image",))}, ["image"])
 
 

@@ -24,7 +24,7 @@ from mmjax.training.compiled import Compiled
 from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.schedules import constant
 from mmjax.training.state import samples_seen
-from mmjax.training.step import Goal, Recipe
+from mmjax.training.step import Goal, Recipe, init_state
 from mmjax.typing import Encoded, View
 
 FEATURES = {
@@ -358,3 +358,14 @@ def test_rows_that_only_fill_up_change_nothing():
     two, b = run(recipe(), [{"main": other}], devices=1)
     np.testing.assert_allclose(a[0]["loss"], b[0]["loss"], rtol=1e-6)
     close(one.params, two.params, rtol=1e-5)
+
+
+def test_a_model_begins_whichever_stream_comes_first():
+    made = recipe(towers(), Contrastive())
+    whole = jax.tree.map(jnp.asarray, picture_batch())
+    pictures = {word: whole[word] for word in whole if word not in ("token_ids", "text_mask")}
+    goals = {"contrastive": Goal(Contrastive(), stream="pairs")}
+    made = dataclasses.replace(made, goals=goals)
+    found = jax.eval_shape(lambda: init_state(made, {"pictures": pictures, "pairs": whole}))
+    wanted = jax.eval_shape(lambda: init_state(made, {"pairs": whole}))
+    assert jax.tree.map(lambda x: x.shape, found) == jax.tree.map(lambda x: x.shape, wanted)

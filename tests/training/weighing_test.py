@@ -16,7 +16,7 @@ from mmjax.preprocess import Contract
 from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.schedules import constant
 from mmjax.training.step import Goal, Recipe, init_state, loss_and_grads, train_step
-from mmjax.training.weighing import Uncertainty
+from mmjax.training.weighing import Uncertainty, check_course
 from mmjax.typing import View
 
 IMAGE = View("encode_image", ("image_features",))
@@ -152,3 +152,13 @@ def test_a_learned_weight_that_cannot_begin_is_refused():
     made = dataclasses.replace(recipe(), goals={"a": Goal(Short("log_variance"), Uncertainty())})
     with pytest.raises(ValueError, match="goal 'a': its objective owns 'log_variance'"):
         jax.eval_shape(lambda: init_state(made, batch()))
+
+
+def test_a_schedule_is_looked_at_over_the_whole_run():
+    check_course("a", 0.5, 10)
+    check_course("a", Uncertainty(), 10)
+    check_course("a", lambda step: 1 - step / 1_000_000, 1_000_001)
+    with pytest.raises(ValueError, match=r"goal 'a': its weight is nan at step 0; a schedule of a"):
+        check_course("a", lambda step: jnp.log(step - 1.0), 10)
+    with pytest.raises(ValueError, match=r"is -.* at step 1000000; .* finite numbers, 0 or more"):
+        check_course("a", lambda step: 0.999999 - step / 1_000_000, 1_000_001)
