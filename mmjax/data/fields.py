@@ -23,8 +23,8 @@ class Fields:
     """Turns a record (members of one sample) into a sample (what transforms work on).
 
     A place is a member's name ('txt'), or a member that holds JSON and the field in it
-    ('json:caption', nested as 'json:photo.title'); several with ';' between them are tried in
-    order. '' leaves a field out.
+    ('json:caption', nested as 'json:photo.title'), or a member that is a `.npz` and the array in it
+    ('npz:label'); several with ';' between them are tried in order. '' leaves a field out.
 
     Attributes:
       image_from: the picture: an encoded file, or RGB pixels as a uint8 array.

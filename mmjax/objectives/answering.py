@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.objectives.base import Additive, Forward, Loss
+from mmjax.objectives.replacing import Replace, check_replace, read_words, replaced
 from mmjax.objectives.rows import over_rows
 from mmjax.typing import Array, Batch, Float, PyTree, View
 
@@ -25,6 +26,7 @@ class Answering(Additive):
     Args:
       fuse: (method, words) by which the model looks at text and picture together.
       form: 'binary' or 'kl'.
+      replace: see `MaskedLm`; LXMERT asks of questions with masked words about masked regions.
 
     Source: Teney et al. 2018, "Tips and Tricks for Visual Question Answering", section 3.8, for
     'binary'; Li et al. 2019 (VisualBERT) as in transformers, `VisualBertForQuestionAnswering`, for
@@ -33,15 +35,17 @@ class Answering(Additive):
 
     fuse: tuple[str, tuple[str, ...]] = FUSE
     form: str = "binary"
+    replace: Replace = ()
 
     def __post_init__(self) -> None:
+        check_replace(self.fuse, self.replace)
         if self.form not in FORMS:
             raise ValueError(f"form={self.form!r} is none of {', '.join(FORMS)}.")
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The words of the model's view, and 'answer_scores'."""
-        return (*View(*self.fuse).words, "answer_scores")
+        """The words of the model's view, or those in place of them, and 'answer_scores'."""
+        return (*read_words(self.fuse, self.replace), "answer_scores")
 
     def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
         """The mean over questions; 'score' is the worth of the answer that is chosen.
@@ -49,7 +53,7 @@ class Answering(Additive):
         Raises:
           ValueError: the vocabulary of the data has another size than the model's head.
         """
-        fused = forward.view(View(*self.fuse), batch)
+        fused = forward.view(View(*self.fuse), replaced(batch, self.replace))
         logits = forward("answer_logits", {"fused": fused}).astype(jnp.float32)
         worth = batch["answer_scores"].astype(jnp.float32)
         if worth.shape != logits.shape:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mmjax.models.interfaces import Fused
+from mmjax.objectives.answering import Answering
 from mmjax.objectives.base import Forward, check_needs
 from mmjax.objectives.masked_lm import MaskedLm
 from mmjax.objectives.masked_regions import MaskedRegions
@@ -198,12 +199,13 @@ def test_where_nothing_is_asked_for_loss_and_gradient_are_zero(batch):
     assert not np.asarray(gradient).any()
 
 
-def test_one_pass_serves_words_regions_and_matching(batch):
+def test_one_pass_serves_words_regions_answers_and_matching(batch):
     view = View("fuse", ("token_ids", "text_mask", "regions", "boxes", "region_mask"))
     objectives = [
         MaskedLm(view, replace=BOTH),
         *(MaskedRegions(form=form, replace=BOTH) for form in ("class", "feature", "kl")),
         MaskedRegions(head="attribute", replace=BOTH),
+        Answering(view, replace=BOTH),
         Matching(view, replace=BOTH),
     ]
     calls = []
@@ -215,6 +217,8 @@ def test_one_pass_serves_words_regions_and_matching(batch):
             return fused._replace(text=jnp.ones((ROWS, 6, 2)), pooled=fused.image[:, 0]), {}
         if method == "masked_lm_logits":
             return jnp.zeros((ROWS, inputs["tokens"].shape[1], 9)), {}
+        if method == "answer_logits":
+            return inputs["fused"].pooled, {}
         if method == "matching_logits":
             return inputs["fused"].pooled[:, 0], {}
         return stub(method, variables, inputs, train, rngs)
@@ -232,11 +236,13 @@ def test_one_pass_serves_words_regions_and_matching(batch):
     more = {
         "masked_ids": batch["token_ids"],
         "mlm_labels": batch["token_ids"],
+        "answer_scores": np.ones((ROWS, DIM), np.float32),
         "sample_id": np.zeros((ROWS, 2), np.int32),
     }
     jax.eval_shape(trace, {**batch, **more})
     needed = {"masked_ids", "text_mask", "masked_regions", "boxes", "region_mask"}
     assert set(objectives[-1].needs) == needed
+    assert set(objectives[-2].needs) == {*needed, "answer_scores"}
     assert set(objectives[0].needs) == {*needed, "mlm_labels"}
     assert set(objectives[2].needs) == {*needed, "region_asked", "regions"}
 
@@ -270,8 +276,9 @@ def test_wrong_options_are_refused(options, message):
 def test_masked_words_may_not_be_read_in_the_clear():
     with pytest.raises(ValueError, match="lets the model read 'token_ids'"):
         MaskedLm(replace=(("regions", "masked_regions"),))
-    with pytest.raises(ValueError, match="does not read 'boxes'"):
-        Matching(replace=(("boxes", "x"),))
+    for objective in (Answering, Matching):
+        with pytest.raises(ValueError, match="does not read 'boxes'"):
+            objective(replace=(("boxes", "x"),))
 
 
 def test_what_it_needs_is_named():
