@@ -93,7 +93,7 @@ def test_a_stack_of_layers_is_cut_and_an_array_goes_to_several_places(source):
 def test_two_arrays_for_one_place_are_an_error(source):
     ours = {"kernel": np.zeros((2, 3), "f4"), "bias": np.zeros(3, "f4")}
     rules = (("image/(.*)", r"\1"), ("text/kernel", "kernel"))
-    with pytest.raises(ValueError, match="text/kernel is the second array .* send to kernel"):
+    with pytest.raises(ValueError, match=r"text/kernel is the second array .* send to kernel"):
         warm_params(ours, source, rules)
 
 
