@@ -1,5 +1,6 @@
 """What a config's step takes, told without its data where the contract says enough."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
         place = config.data[goal.stream] if several else config
         known = _words(recipe, rows, _pictures(place)) | _of_record(recipe, rows, place)
         words = shapes.setdefault(goal.stream, {})
-        needed = (*ALWAYS, *goal.objective.needs)
+        needed = (*ALWAYS, *goal.objective.needs, *_begun_with(recipe))
         words |= {word: known[word] for word in needed if word in known}
     if all(word in shapes[g.stream] for g in recipe.goals.values() for word in g.objective.needs):
         return recipe, shapes
@@ -47,6 +48,12 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     return recipe, {name: maker.global_shapes for name, maker in makers.items()}
+
+
+def _begun_with(recipe: Recipe) -> tuple[str, ...]:
+    """The words that a model cannot be initialised without; objectives may read others instead."""
+    takes = inspect.signature(type(recipe.model).__call__).parameters.values()
+    return tuple(one.name for one in takes if one.default is one.empty)
 
 
 def _first(place: ConfigDict) -> ConfigDict:

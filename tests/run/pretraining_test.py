@@ -26,7 +26,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "published"
 BERT = GOLDEN / "bert" / "saved"
 NAMES = ("visualbert", "lxmert", "vilbert")
-REGIONS = {"visualbert": "regions", "lxmert": "masked_regions", "vilbert": "masked_regions"}
 EACH = [f"{name}{variant}" for name in NAMES for variant in ("", ":pictures")]
 each = pytest.mark.parametrize("name", EACH)
 
@@ -53,6 +52,7 @@ def test_a_plan_knows_the_words_without_data(name):
     recipe, shapes = recipe_and_shapes(made)
     for goal in recipe.goals.values():
         assert set(goal.objective.needs) <= shapes[goal.stream].keys()
+        assert {"token_ids", "text_mask"} <= shapes[goal.stream].keys()  # to begin with
     pictures = name.endswith("pictures")
     rows = sum(words["row"][0][0] for words in shapes.values())
     assert rows == made.batch_size
@@ -60,7 +60,7 @@ def test_a_plan_knows_the_words_without_data(name):
         assert ("image" in words) == pictures
         if not pictures:
             count = {"visualbert": 100, "lxmert": 36, "vilbert": 37}[name]  # one is the mean
-            assert words[REGIONS[name]][0] == (words["row"][0][0], count, 2048)
+            assert words["regions"][0] == (words["row"][0][0], count, 2048)
 
 
 @pytest.mark.parametrize("name", NAMES)
