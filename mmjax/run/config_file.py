@@ -11,11 +11,13 @@ from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, from_json, lock, nearest, one_line
 
-VARIANTS = ("smoke",)
+SMOKE = "smoke"  # the variant that each config has
 
 
 def load(argument: str) -> ConfigDict:
     """The config of 'configs/x.py' or 'configs/x.py:smoke', or of a saved config.json.
+
+    A file may have further variants, which its VARIANTS name.
 
     Raises:
       ConfigError: no such file, one of another kind, one without `get_config`, or one whose own
@@ -31,10 +33,6 @@ def load(argument: str) -> ConfigDict:
         raise ConfigError(f"{path}: a config is a .py file with get_config, or a saved .json file.")
     if file.suffix == ".json":
         return _saved(file, variant)
-    if variant and variant not in VARIANTS:
-        raise ConfigError(
-            f"{path}:{variant}: the one variant is 'smoke'.{nearest(variant, VARIANTS)}"
-        )
     module_spec = importlib.util.spec_from_file_location(f"mmjax_config_{file.stem}", file)
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # so that targets defined in the file can be found
@@ -45,6 +43,11 @@ def load(argument: str) -> ConfigDict:
     get_config: Callable[..., Any] | None = getattr(module, "get_config", None)
     if get_config is None:
         raise ConfigError(f"{path} has no get_config(variant='').")
+    variants = (SMOKE, *getattr(module, "VARIANTS", ()))
+    if variant and variant not in variants:
+        are = "the one variant is" if len(variants) == 1 else "the variants are"
+        told = ", ".join(map(repr, variants))
+        raise ConfigError(f"{path}:{variant}: {are} {told}.{nearest(variant, variants)}")
     try:
         made = get_config(variant) if variant else get_config()
     except Exception as error:

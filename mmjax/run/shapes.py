@@ -1,16 +1,20 @@
 """What a config's step takes, told without its data where the contract says enough."""
 
+import inspect
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmjax.config import ConfigError, build
+from mmjax.config import ConfigError, build, public_path
 from mmjax.data.sources.base import CAUSES
+from mmjax.data.transforms.regions import FORMS, Regions
+from mmjax.data.transforms.stored import Stored
 from mmjax.run.assembly import RECIPE, assemble, check_stream, make_recipe
 from mmjax.run.beginning import stream_makers
 from mmjax.run.settings import check_keys
 from mmjax.training.step import Recipe
+from mmjax.typing import WORDS
 
 ALWAYS = ("row", "valid", "bad_samples", "sample_id")
 
@@ -34,9 +38,10 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
     for name, goal in recipe.goals.items():
         check_stream(name, goal.stream, streams)
         rows = config.data[goal.stream].batch_size if several else config.batch_size
-        known = _words(recipe, rows, _pictures(config.data[goal.stream] if several else config))
+        place = config.data[goal.stream] if several else config
+        known = _words(recipe, rows, _pictures(place)) | _of_record(recipe, rows, place)
         words = shapes.setdefault(goal.stream, {})
-        needed = (*ALWAYS, *goal.objective.needs)
+        needed = (*ALWAYS, *goal.objective.needs, *_begun_with(recipe))
         words |= {word: known[word] for word in needed if word in known}
     if all(word in shapes[g.stream] for g in recipe.goals.values() for word in g.objective.needs):
         return recipe, shapes
@@ -47,11 +52,47 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
     return recipe, {name: maker.global_shapes for name, maker in makers.items()}
 
 
+def _begun_with(recipe: Recipe) -> tuple[str, ...]:
+    """The words that a model cannot be initialised without; objectives may read others instead."""
+    takes = inspect.signature(type(recipe.model).__call__).parameters.values()
+    return tuple(one.name for one in takes if one.default is one.empty)
+
+
+def _first(place: ConfigDict) -> ConfigDict:
+    """A stream's dataset, of a mixture the first: the rows of all are alike."""
+    return place.data.members[0] if "members" in place.data else place.data
+
+
 def _pictures(place: ConfigDict) -> tuple[int, ...]:
     """The axis of pictures, where a stream's samples have several."""
-    data = place.data.members[0] if "members" in place.data else place.data
+    data = _first(place)
     named = data.fields.images_from if "fields" in data else ()
     return (len(named),) if named else ()
+
+
+def _of_record(
+    recipe: Recipe, rows: int, place: ConfigDict
+) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """The words that transforms read from records, as large as these say."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for transform in _first(place).get("transforms", ()):
+        target = transform.get("target") if isinstance(transform, ConfigDict) else None
+        if target == public_path(Regions):
+            sizes |= _regions(build(transform), getattr(recipe.model, "region_classes", None))
+        elif target == public_path(Stored):
+            sizes[transform.word] = tuple(transform.shape)
+    return {word: ((rows, *shape), np.dtype(WORDS[word].dtype)) for word, shape in sizes.items()}
+
+
+def _regions(reads: Regions, classes: int | None) -> dict[str, tuple[int, ...]]:
+    """{word: its shape in a row} of regions; the classes are as many as the model tells apart."""
+    pictures = (len(reads.pictures),) if reads.pictures else ()
+    each = (*pictures, reads.count + (reads.boxes == "area"))
+    beside = [f"{kind}_{of}" for kind in ("object", "attribute") for of in ("labels", "confidence")]
+    sizes = dict.fromkeys(("region_mask", "region_asked", *beside), each)
+    sizes |= dict.fromkeys(("regions", "masked_regions"), (*each, reads.feature_dim))
+    sizes |= {"boxes": (*each, FORMS[reads.boxes])} if reads.boxes else {}
+    return sizes | ({"region_classes": (*each, classes)} if classes else {})
 
 
 def _words(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from types import EllipsisType
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,13 +33,16 @@ def warm_start(
       theirs: (parameters, running statistics) of the source.
       source: what to call it in errors.
       rules: ordered (pattern of a source path, our path with groups as in `re.sub`, or '' to skip).
+        Of a stack of layers a part may be taken, and an array may go to several places with ';'
+        between them: r'text/blocks/\1[:6];crossings/text/\1[6:]'.
       fresh: patterns of our arrays that keep their initialisation.
 
     Returns:
       (parameters, statistics), of numpy arrays where values came from the source.
 
     Raises:
-      ValueError: arrays left over on either side, or a shape that cannot be made fit.
+      ValueError: arrays left over on either side, two for one place, or a shape that cannot be made
+        fit.
     """
     pairs = zip((params, statistics), theirs, ("parameters", "running statistics"), strict=True)
     filled = [_fill(ours, given, rules, fresh, source, what) for ours, given, what in pairs]
@@ -58,11 +62,20 @@ def _fill(
     made: dict[str, Any] = {}
     lost = []
     for path, value in given.items():
-        target = _target(rules, path)
-        if target is None or (target and target not in ours):
-            lost.append(f"{path} -> {target}" if target else path)
-        elif target:
-            made[target] = fit(target, np.asarray(value), ours[target])
+        targets = _targets(rules, path)
+        if targets is None:
+            lost.append(path)
+            continue
+        for target, part in targets:
+            if target not in ours:
+                lost.append(f"{path} -> {target}")
+            elif target in made:
+                raise ValueError(
+                    f"init_from={name}: {path} is the second array that init_rules send to "
+                    f"{target}; send one of them elsewhere, or skip it with ('pattern', '')."
+                )
+            else:
+                made[target] = fit(target, np.asarray(value)[part], ours[target])
     if lost:
         raise ValueError(
             f"init_from={name}: no place for {len(lost)} of {len(given)} {what}: {_some(lost)}. "
@@ -115,8 +128,8 @@ def taken(tree: PyTree, rules: Sequence[tuple[str, str]], theirs: str, ours: str
       ours: the first step of our paths.
     """
     chosen = (path for path in paths.flatten(tree) if not theirs or path.startswith(f"{theirs}/"))
-    targets = (_target(rules, path) for path in chosen)
-    return any(target and target.startswith(f"{ours}/") for target in targets)
+    targets = (target for path in chosen for target, _ in _targets(rules, path) or ())
+    return any(target.startswith(f"{ours}/") for target in targets)
 
 
 def _resize_length(table: np.ndarray, length: int) -> np.ndarray:
@@ -134,12 +147,25 @@ def _is_square(number: int) -> bool:
     return round(number**0.5) ** 2 == number
 
 
-def _target(rules: Sequence[tuple[str, str]], path: str) -> str | None:
+def _targets(
+    rules: Sequence[tuple[str, str]], path: str
+) -> tuple[tuple[str, slice | EllipsisType], ...] | None:
+    """((our path, part of the stack that goes there), ...); () to skip, None where no rule is."""
     for pattern, target in rules:
         found = re.fullmatch(pattern, path)
         if found:
-            return found.expand(target) if target else ""
+            places = found.expand(target).split(";") if target else ()
+            return tuple(_part(place) for place in places)
     return None
+
+
+def _part(place: str) -> tuple[str, slice | EllipsisType]:
+    """(path, layers) of a place such as 'text/blocks/mlp/up/bias[:6]'."""
+    found = re.fullmatch(r"(.*)\[(\d*):(\d*)\]", place)
+    if found is None:
+        return place, ...
+    path, *ends = found.groups()
+    return path, slice(*(int(end) if end else None for end in ends))
 
 
 def _matches(patterns: Sequence[str], path: str) -> bool:

@@ -96,6 +96,18 @@ def test_load_passes_the_variant_and_refuses_others(tmp_path):
         load(f"{file}:smok")
 
 
+def test_a_file_may_name_further_variants(tmp_path):
+    (tmp_path / "x.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "VARIANTS = ('pictures',)\n"
+        "def get_config(variant=''):\n    return ConfigDict({'v': variant})\n"
+    )
+    assert load(f"{tmp_path / 'x.py'}:pictures").v == "pictures"
+    assert load(f"{tmp_path / 'x.py'}:smoke").v == "smoke"
+    with pytest.raises(ConfigError, match=r"variants are 'smoke', 'pictures'\. Did you mean 'pict"):
+        load(f"{tmp_path / 'x.py'}:picture")
+
+
 def test_a_misspelt_flag_is_named_though_a_required_one_is_missing():
     with pytest.raises(ConfigError, match=r"unknown '--confg=x.py'. Did you mean '--config'\?"):
         parse_train(["--confg=x.py", "--workdir=here"])

@@ -68,6 +68,35 @@ def test_arrays_can_be_renamed_skipped_and_left_fresh(source):
     np.testing.assert_array_equal(warm["head"], np.ones(2))
 
 
+def test_a_stack_of_layers_is_cut_and_an_array_goes_to_several_places(source):
+    ours = {
+        "first": {"kernel": np.zeros((1, 3), "f4")},
+        "last": {"kernel": np.zeros((1, 3), "f4")},
+        "one": np.zeros(3, "f4"),
+        "two": np.zeros(3, "f4"),
+    }
+    rules = (
+        ("image/(kernel)", r"first/\1[:1];last/\1[1:]"),
+        ("image/bias", "one;two"),
+        ("text/.*", ""),
+    )
+    warm = warm_params(ours, source, rules)
+    np.testing.assert_array_equal(warm["first"]["kernel"], PARAMS["image"]["kernel"][:1])
+    np.testing.assert_array_equal(warm["last"]["kernel"], PARAMS["image"]["kernel"][1:])
+    np.testing.assert_array_equal(warm["one"], warm["two"])
+    with pytest.raises(ValueError, match=r"no place for 1 of 3.*: image/bias -> three"):
+        warm_params(ours, source, (rules[0], ("image/bias", "one;three"), *rules[2:]), ("two",))
+    with pytest.raises(ValueError, match=r"first/kernel is \(2, 3\) there and \(1, 3\) here"):
+        warm_params(ours, source, (("image/kernel", "first/kernel[:5]"), *rules[1:]), ("last/.*",))
+
+
+def test_two_arrays_for_one_place_are_an_error(source):
+    ours = {"kernel": np.zeros((2, 3), "f4"), "bias": np.zeros(3, "f4")}
+    rules = (("image/(.*)", r"\1"), ("text/kernel", "kernel"))
+    with pytest.raises(ValueError, match=r"text/kernel is the second array .* send to kernel"):
+        warm_params(ours, source, rules)
+
+
 def test_what_finds_no_place_is_an_error(source):
     ours = zeros()
     del ours["text"]

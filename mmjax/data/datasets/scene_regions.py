@@ -37,7 +37,9 @@ def regions(record: Mapping[str, Any], noise: float = 0.1) -> dict[str, Any]:
     Returns:
       'boxes' (float32 [objects, 4]: x1, y1, x2, y2 in pixels), 'features' (float32
       [objects, `FEATURE_DIM`]: shape, colour, size, texture, one-hot and then noisy), 'classes'
-      (float32 [objects, 48]: probabilities of `KINDS`), 'width' and 'height' of the picture.
+      (float32 [objects, 48]: probabilities of `KINDS`), 'objects' and 'object_confidence' (the
+      likeliest kind and its probability), 'attributes' (the texture, a number into `TEXTURES`),
+      'width' and 'height' of the picture.
     """
     objects = record["objects"]
     name = f"regions/{record['seed']}/{record['split']}/{record['position']}"
@@ -54,10 +56,14 @@ def regions(record: Mapping[str, Any], noise: float = 0.1) -> dict[str, Any]:
     features += noise * rng.standard_normal(features.shape, np.float32)
     logits += 10 * noise * rng.standard_normal(logits.shape, np.float32)
     chances = np.exp(logits - logits.max(1, keepdims=True))
+    chances /= chances.sum(1, keepdims=True)
     return {
         "boxes": np.array([item["box"] for item in objects], np.float32),
         "features": features,
-        "classes": chances / chances.sum(1, keepdims=True),
+        "classes": chances,
+        "objects": chances.argmax(1).astype(np.int32),
+        "object_confidence": chances.max(1),
+        "attributes": np.array([TEXTURES.index(item["texture"]) for item in objects], np.int32),
         "width": record["image_size"],
         "height": record["image_size"],
     }

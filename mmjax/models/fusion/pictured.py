@@ -64,6 +64,11 @@ class Pictured(Delegates):
         return self.fusion.heads
 
     @property
+    def answers(self) -> int:
+        """How many answers its 'answer' head tells apart, where it has one."""
+        return self.fusion.answers
+
+    @property
     def text(self) -> nn.Module:
         """The tower that reads the words, which says how many there are and how long a text is."""
         return self.fusion.stream if isinstance(self.fusion, VisualBert) else self.fusion.text

@@ -16,14 +16,18 @@ def test_features_tell_every_attribute_and_boxes_are_those_of_the_record():
         found = regions(record)
         assert found["features"].shape == (len(record["objects"]), FEATURE_DIM)
         assert (found["width"], found["height"]) == (48, 48)
-        assert {array.dtype.name for array in found.values() if hasattr(array, "dtype")} == {
-            "float32"
-        }
+        numbers = {n: x.dtype.name for n, x in found.items() if hasattr(x, "dtype")}
+        whole = {name for name, kind in numbers.items() if kind == "int32"}
+        assert whole == {"objects", "attributes"}
+        assert set(numbers.values()) == {"float32", "int32"}
         for number, item in enumerate(record["objects"]):
             np.testing.assert_array_equal(found["boxes"][number], item["box"])
             said = {w for w, on in zip(WORDS, found["features"][number] > 0.5) if on}
             assert said == {item[a] for a in ("shape", "colour", "size", "texture")}
             assert KINDS[found["classes"][number].argmax()] == (item["shape"], item["colour"])
+            assert KINDS[found["objects"][number]] == (item["shape"], item["colour"])
+            assert found["object_confidence"][number] == found["classes"][number].max() > 0.1
+            assert TEXTURES[found["attributes"][number]] == item["texture"]
     np.testing.assert_allclose(found["classes"].sum(1), 1.0, rtol=1e-5)
 
 
