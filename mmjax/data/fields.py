@@ -103,7 +103,7 @@ class Fields:
             sample["group"] = as_group(value, read.where(name))
         if self.label_from:
             name, value = read.find("label_from", self.label_from)
-            sample["label"] = as_label(value, read.where(name))
+            sample["label"] = np.int32(as_label(value, read.where(name)))
         if self.answers_from:
             name, value = read.find("answers_from", self.answers_from)
             sample["answers"] = as_texts(value, read.where(name))

@@ -63,6 +63,11 @@ class Pictured(Delegates):
         return self.fusion.heads
 
     @property
+    def answers(self) -> int:
+        """How many answers the 'answer' head of the model that fuses has scores of."""
+        return self.fusion.answers
+
+    @property
     def text(self) -> nn.Module:
         """The tower that reads the words, which says how many there are and how long a text is."""
         return self.fusion.stream if isinstance(self.fusion, VisualBert) else self.fusion.text
