@@ -7,9 +7,11 @@ from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, build
 from mmjax.data.sources.base import CAUSES
+from mmjax.data.transforms.regions import FORMS
 from mmjax.run.assembly import RECIPE, assemble, make_recipe
 from mmjax.run.beginning import stream_makers
 from mmjax.run.settings import check_keys
+from mmjax.run.written import kind, specs
 from mmjax.training.step import Recipe
 
 ALWAYS = ("row", "valid", "bad_samples", "sample_id")
@@ -32,7 +34,8 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
     for goal in recipe.goals.values():
         several = "target" not in config.data
         rows = config.data[goal.stream].batch_size if several else config.batch_size
-        known = _words(recipe, rows, _pictures(config.data[goal.stream] if several else config))
+        place = config.data[goal.stream] if several else config
+        known = _words(recipe, rows, _pictures(place)) | _regions(place, rows)
         words = shapes.setdefault(goal.stream, {})
         needed = (*ALWAYS, *goal.objective.needs)
         words |= {word: known[word] for word in needed if word in known}
@@ -52,11 +55,26 @@ def _pictures(place: ConfigDict) -> tuple[int, ...]:
     return (len(named),) if named else ()
 
 
+def _regions(place: ConfigDict, rows: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """The words of regions, as large as the data's `Regions` makes them."""
+    told = next((node for node in specs(place.data) if kind(node) == "Regions"), None)
+    if told is None:
+        return {}
+    number = told.count + (told.boxes == "area")  # the mean stands first
+    shape = (rows, *((len(told.pictures),) if told.pictures else ()), number)
+    return {
+        "regions": ((*shape, told.feature_dim), np.dtype(np.float32)),
+        "boxes": ((*shape, FORMS[told.boxes]), np.dtype(np.float32)),
+        "region_mask": (shape, np.dtype(bool)),
+    }
+
+
 def _words(
     recipe: Recipe, rows: int, pictures: tuple[int, ...]
 ) -> dict[str, tuple[tuple[int, ...], Any]]:
     """The words whose size the config says."""
     answers = getattr(recipe.model, "answers", None)
+    classes = getattr(recipe.model, "num_classes", None)
     size, length = recipe.contract.image_size, recipe.contract.sequence_length
     patches = recipe.contract.max_patches
     return {
@@ -70,6 +88,7 @@ def _words(
         **{word: ((rows, length), np.dtype(np.int32)) for word in ("masked_ids", "mlm_labels")},
         **{word: ((rows,), np.dtype(np.int32)) for word in ("label", "truth")},
         **({"answer_scores": ((rows, answers), np.dtype(np.float32))} if answers else {}),
+        **({"labels": ((rows, classes), np.dtype(np.float32))} if classes else {}),
         "row": ((rows,), np.dtype(np.int32)),
         "valid": ((rows,), np.dtype(bool)),
         "bad_samples": ((rows, len(CAUSES)), np.dtype(np.int32)),

@@ -27,6 +27,7 @@ from mmjax.run.assembly import (
     RECIPE,
     assemble,
     make_recipe,
+    named_tokenizer,
     open_tokenizer,
     with_tokenizer,
 )
@@ -34,7 +35,9 @@ from mmjax.run.config_file import load
 from mmjax.run.flags import parse_train
 from mmjax.run.options import Options
 from mmjax.run.origin import begin_from
+from mmjax.run.shapes import recipe_and_shapes
 from mmjax.run.training import train
+from mmjax.run.vocabulary import with_answers
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.state import State, new_counters
 
@@ -146,6 +149,23 @@ def test_two_towers_get_a_fusion_over_them_and_one_tower_a_class_head():
     assert config.data.transforms[-1].shape == (7,)
 
 
+def test_a_step_is_planned_without_data_and_without_a_source_or_with_one(tmp_path):
+    bare = parse_train(
+        [f"--config={ROOT / 'configs' / 'nlvr2.py'}", "--workdir=unused", "--config.adopt="]
+    )[0]
+    recipe, shapes = recipe_and_shapes(bare)
+    assert recipe.model.heads == ("reasoning",)
+    assert shapes["main"]["image"][0] == (128, 2, 608, 608, 3)
+    assert shapes["main"]["truth"][0] == (128,)
+    source = folder("lxmert_pretrain", tmp_path / "lxmert")
+    shards = ("--config.data.path=a.tar", "--config.eval_data.path=a.tar")
+    config = adopted("nlvr2.py", source, WORDS, *shards, "--config.num_regions=20")
+    assert config.data.get("source") is None
+    shapes = recipe_and_shapes(config)[1]["main"]
+    assert shapes["regions"][0] == (128, 2, 20, 10)
+    assert shapes["boxes"][0] == (128, 2, 20, 4)
+
+
 def test_the_published_vocabulary_keeps_the_published_head(tmp_path):
     source = folder("vilt_vqa", tmp_path / "vilt")
     told = json.loads((source / "config.json").read_text())
@@ -237,6 +257,7 @@ def test_a_run_of_ours_is_fine_tuned_as_its_data_read_it(tuned):
     assert len(losses) == 2
     assert all(0 < loss < 100 for loss in losses)
     saved = json.loads((tuned / "run" / "config.json").read_text())
+    assert saved["adopt"] == ""  # so the run goes on under its own config
     regions = saved["data"]["transforms"][0]
     assert (regions["count"], regions["feature_dim"], regions["classes_from"]) == (3, 21, "")
     first, run = mmjax.load(tuned / "first"), mmjax.load(tuned / "run")
@@ -248,6 +269,16 @@ def test_a_run_of_ours_is_fine_tuned_as_its_data_read_it(tuned):
     for path, array in after.items():  # two small steps away
         if path in before:
             np.testing.assert_allclose(array, before[path], atol=1e-3, err_msg=path)
+
+
+def test_a_vocabulary_or_a_text_that_the_model_has_no_room_for_is_refused(tuned):
+    given = ("--config.adopt=answer", "--config.num_answers=10", "--config.sequence_length=30")
+    config = adopted("vqa.py:smoke", tuned / "first", *given)
+    parts = assemble(config)
+    with pytest.raises(ConfigError, match="34 answers and the model's head 10"):
+        with_answers(parts, config, tuned / "none")
+    with pytest.raises(ConfigError, match="makes 30 tokens and the model has 24 positions"):
+        with_tokenizer(parts, named_tokenizer(config))
 
 
 def test_a_fine_tuned_run_goes_on_with_its_head_and_its_vocabulary(tuned):
