@@ -1,7 +1,8 @@
 """Classes of pictures: a picture tower, published or of a run of ours, with a head of scores.
 
-Reproduces: Radford et al. 2021, "CLIP", appendix A.3's end-to-end fine-tuning by its form alone;
-            rates, steps and augmentation are ours, with RandAugment (Cubuk et al. 2020).
+Reproduces: no published run: the pretraining's head is taken off and a new one trained with the
+            tower (Dosovitskiy et al. 2021, "ViT", section 3.2), with RandAugment (Cubuk et al.
+            2020); rates and steps are ours.
 Command:    python train.py --config=configs/classification.py --workdir=... \
                 --config.init_from=SOURCE --config.num_classes=1000 \
                 --config.data.path='train-{000..009}.tar' --config.eval_data.path='val-*.tar'

@@ -1,6 +1,6 @@
 """Statements about two pictures, true or false; begins with any model of text and picture.
 
-Reproduces: Kim et al. 2021, "ViLT", section 4.1 and table 2 (NLVR2: ten epochs of 128 statements).
+Reproduces: Kim et al. 2021, "ViLT", sections 3.5 and 4.2, table 2 (ten epochs of 128 statements).
 Command:    python train.py --config=configs/nlvr2.py --workdir=... --config.init_from=SOURCE \
                 --config.data.source.path=train.json --config.data.source.pictures=images/train \
                 --config.eval_data.source.path=dev.json --config.eval_data.source.pictures=dev
@@ -68,7 +68,7 @@ def get_config(variant: str = "") -> ConfigDict:
             fields=spec(
                 Fields,
                 image_from="",
-                images_from=("left", "right"),
+                images_from=tuple(f"{side};{side}.jpg;{side}.png" for side in ("left", "right")),
                 caption_from="statement;json:statement",
                 truth_from="truth;json:truth",
                 facts_from=("identifier",),

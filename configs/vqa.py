@@ -1,6 +1,6 @@
 """Questions about pictures, answered from a vocabulary; begins with any model of text and picture.
 
-Reproduces: Kim et al. 2021, "ViLT", section 4.1 and table 2 (VQA v2: ten epochs of 256 questions).
+Reproduces: Kim et al. 2021, "ViLT", sections 3.5 and 4.2, table 2 (ten epochs of 256 questions).
 Command:    mmjax answers v2_mscoco_train2014_annotations.json answers.json --times=9
             python train.py --config=configs/vqa.py --workdir=... --config.init_from=SOURCE \
                 --config.answers.path=answers.json \

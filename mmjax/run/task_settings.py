@@ -86,7 +86,7 @@ def warmed_up(config: ConfigDict, peak: float = 1e-4) -> ConfigDict:
       config: of `task_config`.
       peak: the highest rate.
 
-    Source: Kim et al. 2021 (ViLT), section 4.1; dandelin/ViLT, vilt/config.py, for the head's rate.
+    Source: Kim et al. 2021 (ViLT), section 4.2; dandelin/ViLT, vilt/config.py, for the head's rate.
     """
     steps = config.get_ref("steps")
     return spec(
