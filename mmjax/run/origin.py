@@ -30,7 +30,7 @@ from mmjax.typing import PyTree
 
 __all__ = ["begin_from"]
 
-TOWERS = ("image", "text")
+TOWERS = ("image", "text", "stream")
 _UNKNOWN = object()  # a model that is not known
 # Sizes that a warm start makes fit, or refuses by the arrays' shapes.
 SIZES = ("image_size", "length", "vocab_size", "depth")
@@ -38,6 +38,8 @@ CONTRACT = {
     "image": ("mean", "std", "interpolation", "resize"),
     "text": ("tokenizer", "text_cleaning", "bos", "eos", "pad_id"),
 }
+CONTRACT["stream"] = CONTRACT["text"]  # over words and what is seen, see `models.fusion`
+SIZES += ("max_patches", "modalities")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,8 @@ def _theirs(given: _Given, rules: Any, tower: str) -> Any:
     """The source's tower of which arrays go to ours, or None where none do."""
     if taken(given.trees[0], rules, tower, tower):
         return getattr(given.model, tower, _UNKNOWN)
+    if tower == "stream":  # begins with a tower that is none itself
+        return None
     if taken(given.trees[0], rules, "", tower):  # a tower of its own
         return _UNKNOWN if given.model is None else given.model
     return None
@@ -130,7 +134,7 @@ def _check(
                 for field, here, there in compare(mine, theirs)
                 if field not in SIZES
             ]
-        if given.contract is None or tower in given.unsaid:
+        if given.contract is None or tower.replace("stream", "text") in given.unsaid:
             continue
         for field in CONTRACT[tower]:
             there, here = getattr(given.contract, field), getattr(recipe.contract, field)

@@ -100,6 +100,7 @@ def _words(
 ) -> dict[str, tuple[tuple[int, ...], Any]]:
     """The words whose size the config says."""
     answers = getattr(recipe.model, "answers", None)
+    classes = getattr(recipe.model, "num_classes", None)
     size, length = recipe.contract.image_size, recipe.contract.sequence_length
     patches = recipe.contract.max_patches
     return {
@@ -113,6 +114,7 @@ def _words(
         **{word: ((rows, length), np.dtype(np.int32)) for word in ("masked_ids", "mlm_labels")},
         **{word: ((rows,), np.dtype(np.int32)) for word in ("label", "truth")},
         **({"answer_scores": ((rows, answers), np.dtype(np.float32))} if answers else {}),
+        **({"labels": ((rows, classes), np.dtype(np.float32))} if classes else {}),
         "row": ((rows,), np.dtype(np.int32)),
         "valid": ((rows,), np.dtype(bool)),
         "bad_samples": ((rows, len(CAUSES)), np.dtype(np.int32)),

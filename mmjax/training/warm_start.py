@@ -94,7 +94,8 @@ def fit(path: str, value: np.ndarray, ours: Any) -> np.ndarray:
     """A source array in our shape.
 
     Tables of positions are resized; a vocabulary may have grown, and its new rows keep their
-    initial values; anything else must match.
+    initial values; a table that tells text and pictures apart may have grown by further pictures,
+    which begin as the last one (ViLT's released code does the same); anything else must match.
 
     Args:
       path: of our array.
@@ -109,6 +110,9 @@ def fit(path: str, value: np.ndarray, ours: Any) -> np.ndarray:
         return value
     if path.endswith("token_embedding") and value.shape[1:] == shape[1:] and len(value) < shape[0]:
         return np.concatenate([value, np.asarray(ours[len(value) :], value.dtype)])
+    more = shape[0] - len(value) if shape else 0
+    if path.endswith("modality_embedding") and value.shape[1:] == shape[1:] and more > 0:
+        return np.concatenate([value, np.repeat(value[-1:], more, axis=0)])
     is_table = path.endswith("position_embedding") and len(shape) == 2
     if not is_table or value.shape[1:] != shape[1:]:
         raise ValueError(f"init_from: {path} is {value.shape} there and {shape} here.")
