@@ -20,6 +20,7 @@ from mmjax.data.fields import Fields
 from mmjax.data.transforms.answers import AnswerScores
 from mmjax.data.transforms.captions import PickCaption
 from mmjax.data.transforms.text import Tokenize
+from mmjax.evaluation.answering import Answering as JudgeAnswers
 from mmjax.evaluation.objectives import Objectives
 from mmjax.models.encoders.text_transformer import TextTransformer
 from mmjax.models.encoders.vit import ViT
@@ -137,4 +138,5 @@ def get_config(variant: str = "") -> ConfigDict:
         ),
     )
     config.evaluators.objectives = spec(Objectives, goals=("answers",))
+    config.evaluators.answers = spec(JudgeAnswers, words=SEEN[1])
     return config

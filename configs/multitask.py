@@ -46,6 +46,7 @@ from mmjax.data.transforms.image import RandomFlip, RandomResizedCrop
 from mmjax.data.transforms.masking import MaskWords
 from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize
+from mmjax.evaluation.answering import Answering as JudgeAnswers
 from mmjax.evaluation.objectives import Objectives
 from mmjax.models.encoders.bert import Bert, bert_base
 from mmjax.models.encoders.vit import ViT, vit_b16
@@ -124,6 +125,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     # Held out are questions; of captions and classes alike runs of other configs evaluate.
     config.evaluators.objectives = spec(Objectives, goals=("answers", "words"))
+    config.evaluators.answers = spec(JudgeAnswers, words=SEEN[1])
     return config
 
 

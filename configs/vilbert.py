@@ -34,6 +34,7 @@ from mmjax.data.transforms.masking import MaskWords
 from mmjax.data.transforms.regions import Regions
 from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize
+from mmjax.evaluation.matching import Matching as JudgeMatches
 from mmjax.evaluation.objectives import Objectives
 from mmjax.models.encoders.bert import Bert, bert_base
 from mmjax.models.encoders.regions import RegionTower
@@ -179,4 +180,6 @@ def get_config(variant: str = "") -> ConfigDict:
         weight_decay=0.01,
     )
     config.evaluators.objectives = spec(Objectives)
+    words = tuple(word for word in seen[1] if word != "row")
+    config.evaluators.matching = spec(JudgeMatches, words=words)
     return config

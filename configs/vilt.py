@@ -22,6 +22,7 @@ from mmjax.data.transforms.captions import PickCaption
 from mmjax.data.transforms.masking import MaskWords
 from mmjax.data.transforms.padded import Padded
 from mmjax.data.transforms.text import Tokenize
+from mmjax.evaluation.matching import Matching as JudgeMatches
 from mmjax.evaluation.objectives import Objectives
 from mmjax.models.encoders.bert import bert_base
 from mmjax.models.fusion.vilt import Vilt, ViltStream
@@ -116,4 +117,5 @@ def get_config(variant: str = "") -> ConfigDict:
         weight_decay=0.01,
     )
     config.evaluators.objectives = spec(Objectives)
+    config.evaluators.matching = spec(JudgeMatches, words=SEEN[1][:-1])
     return config
