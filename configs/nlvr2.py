@@ -40,7 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The run; 'smoke' is two steps of a tiny ViLT on statements about drawn scenes."""
     smoke = variant == "smoke"
     steps = 2 if smoke else 6_747  # ten epochs of the 86,373 training statements
-    config = task_config(smoke, steps, batch_size=8 if smoke else 128)
+    config = task_config(smoke, steps, batch_size=8 if smoke else 128, head_rate=1.0)
     vilt_model(config, smoke, "reasoning")
     config.adopt = "" if smoke else "reasoning"  # take the model and all of it from init_from
     length = config.get_ref("sequence_length")

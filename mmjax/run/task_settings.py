@@ -13,13 +13,14 @@ from mmjax.training.schedules import warmup_stable_decay
 __all__ = ["task_config", "vilt_model", "warmed_up"]
 
 
-def task_config(smoke: bool, steps: int, batch_size: int) -> ConfigDict:
+def task_config(smoke: bool, steps: int, batch_size: int, head_rate: float = 10.0) -> ConfigDict:
     """The keys of a task's config, beside those of all.
 
     Args:
       smoke: whether it is the tiny form.
       steps: of the whole run.
       batch_size: rows of the global batch.
+      head_rate: factor of the rate of the task's head.
     """
     config = base_config(
         steps=steps,
@@ -32,7 +33,7 @@ def task_config(smoke: bool, steps: int, batch_size: int) -> ConfigDict:
     config.dtype = "auto"  # bfloat16 on TPU and GPU, float32 on a CPU
     config.remat = "none" if smoke else "dots_no_batch"
     config.layer_rate = 1.0  # factor of the rate from a layer to the one below it
-    config.head_rate = 10.0  # factor of the rate of the task's head
+    config.head_rate = head_rate  # factor of the rate of the task's head
     return config
 
 
@@ -45,7 +46,8 @@ def vilt_model(config: ConfigDict, smoke: bool, head: str) -> None:
       smoke: whether it is the tiny one.
       head: 'answer' or 'reasoning'.
 
-    Source: Kim et al. 2021 (ViLT), section 4.1.
+    Source: Kim et al. 2021 (ViLT), section 4.2; dandelin/ViLT, vilt/config.py, for dropout and the
+    patches of a picture.
     """
     config.image_size = 32 if smoke else 384
     config.num_regions = 36
@@ -55,6 +57,8 @@ def vilt_model(config: ConfigDict, smoke: bool, head: str) -> None:
     shortest, length = config.get_ref("image_size"), config.get_ref("sequence_length")
     patch = 8 if smoke else 32
     size = {"dim": 32, "depth": 1, "num_heads": 2, "mlp_dim": 64} if smoke else bert_base()
+    # The canvas of `Padded`, on which a picture lies at the upper left.
+    canvas = shortest * 1333 // 800 // patch * patch
     config.model = spec(
         Vilt,
         stream=spec(
@@ -63,8 +67,9 @@ def vilt_model(config: ConfigDict, smoke: bool, head: str) -> None:
             length=length,
             image_size=shortest,
             patch_size=patch,
-            # Of a longer picture some are drawn in training.
-            max_patches=None if smoke else 200,
+            # All that a picture on the canvas fills.
+            max_patches=None if smoke else shortest // patch * (canvas // patch),
+            dropout=0.0 if smoke else 0.1,
             modalities=3 if head == "reasoning" else 2,
             dtype=config.get_ref("dtype"),
             remat=config.get_ref("remat"),
@@ -72,8 +77,6 @@ def vilt_model(config: ConfigDict, smoke: bool, head: str) -> None:
         ),
         heads=(head,),
     )
-    # The canvas of `Padded`, on which a picture lies at the upper left.
-    canvas = shortest * 1333 // 800 // patch * patch
     config.preprocess = spec(
         Contract, image_size=canvas, sequence_length=length, bos=True, eos=True
     )
@@ -86,7 +89,7 @@ def warmed_up(config: ConfigDict, peak: float = 1e-4) -> ConfigDict:
       config: of `task_config`.
       peak: the highest rate.
 
-    Source: Kim et al. 2021 (ViLT), section 4.2; dandelin/ViLT, vilt/config.py, for the head's rate.
+    Source: Kim et al. 2021 (ViLT), section 4.2.
     """
     steps = config.get_ref("steps")
     return spec(
