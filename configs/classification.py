@@ -27,6 +27,7 @@ from mmjax.data.sources.fetching import Fetching
 from mmjax.data.transforms.augment import RandAugment
 from mmjax.data.transforms.image import RandomResizedCrop
 from mmjax.data.transforms.resize import Resize
+from mmjax.evaluation.classifying import Classifying
 from mmjax.evaluation.objectives import Objectives
 from mmjax.models.encoders.classifier import Classifier
 from mmjax.models.encoders.vit import ViT, vit_b16
@@ -69,4 +70,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.goals.classes = spec(Goal, objective=spec(Classification))
     config.optimizer = warmed_up(config, peak=3e-5)
     config.evaluators.objectives = spec(Objectives)
+    config.evaluators.classes = spec(Classifying)
     return config

@@ -29,6 +29,7 @@ from mmjax.data.transforms.padded import Padded
 from mmjax.data.transforms.pictures import EachPicture
 from mmjax.data.transforms.text import Tokenize
 from mmjax.evaluation.objectives import Objectives
+from mmjax.evaluation.reasoning import Reasoning as JudgeStatements
 from mmjax.objectives.reasoning import Reasoning
 from mmjax.run.task_settings import task_config, vilt_model, warmed_up
 from mmjax.training.step import Goal
@@ -78,4 +79,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.goals.reasoning = spec(Goal, objective=spec(Reasoning, fuse=SEEN))
     config.optimizer = warmed_up(config)
     config.evaluators.objectives = spec(Objectives)
+    config.evaluators.statements = spec(JudgeStatements, words=SEEN[1])
     return config

@@ -32,6 +32,7 @@ from mmjax.data.transforms.augment import RandAugment
 from mmjax.data.transforms.captions import PickCaption
 from mmjax.data.transforms.padded import Padded
 from mmjax.data.transforms.text import Tokenize
+from mmjax.evaluation.answering import Answering as JudgeAnswers
 from mmjax.evaluation.objectives import Objectives
 from mmjax.objectives.answering import Answering
 from mmjax.run.task_settings import task_config, vilt_model, warmed_up
@@ -86,4 +87,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.goals.answering = spec(Goal, objective=spec(Answering, fuse=SEEN))
     config.optimizer = warmed_up(config)
     config.evaluators.objectives = spec(Objectives)
+    config.evaluators.answers = spec(JudgeAnswers, words=SEEN[1])
     return config

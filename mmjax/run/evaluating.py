@@ -89,7 +89,7 @@ class Evaluation:
         check_evaluators(
             self._evaluators,
             parts.recipe.model,
-            self._maker.shapes,
+            self._maker.global_shapes,
             next(filter(None, map(self._usable, range(len(self._rows.order)))), {}),
             self._answers(),
             tuple(self._recipe.goals),
