@@ -1,11 +1,9 @@
 """What the cross-modal models learn from small data, one JSON line a run.
 
-    python benchmarks/cross_modal.py --results=docs/cross_modal.jsonl --tables scenes fusion
-    python benchmarks/cross_modal.py --results=docs/cross_modal.jsonl --tables easy-vqa \
-        --easy-vqa='DIR/*.tar'
-    python benchmarks/cross_modal.py --results=docs/cross_modal.jsonl --tables photos \
-        --nlvr=DIR --daquar='DIR/*.tar' --flickr8k=DIR
-    python benchmarks/cross_modal.py --results=/tmp/trial.jsonl --tables scenes --steps 4
+    python benchmarks/cross_modal.py --results=RESULTS --tables scenes multitask fusion
+    python benchmarks/cross_modal.py --results=RESULTS --tables easy-vqa --easy-vqa='DIR/*.tar'
+    python benchmarks/cross_modal.py --results=R --tables photos --nlvr=N --daquar=D --flickr8k=F
+    python benchmarks/cross_modal.py --results=RESULTS --tables scenes --steps 4    # a trial
 
 A run is a config of this file through the trainer: small models of one width, trained from nothing
 on 2 cores in at most 8 minutes (15 on easy-VQA). Runs whose line stands already are not made

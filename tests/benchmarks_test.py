@@ -21,7 +21,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-LIBRARIES = ("card", "ledger", "peer", "sides")  # imported by the others, no commands
+LIBRARIES = ("blinded", "card", "ledger", "peer", "sides")  # imported by the others, no commands
 
 
 class Parsed(Exception):

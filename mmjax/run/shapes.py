@@ -33,6 +33,7 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
     check_keys(config)
     recipe = make_recipe(build({key: config[key] for key in RECIPE}))
     shapes: Shapes = {}
+    every: Shapes = {}
     several = "target" not in config.data
     streams = list(config.data) if several else ["main"]
     for name, goal in recipe.goals.items():
@@ -41,8 +42,13 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
         place = config.data[goal.stream] if several else config
         known = _words(recipe, rows, _pictures(place)) | _of_record(recipe, rows, place)
         words = shapes.setdefault(goal.stream, {})
-        needed = (*ALWAYS, *goal.objective.needs, *_begun_with(recipe))
+        needed = (*ALWAYS, *goal.objective.needs)
         words |= {word: known[word] for word in needed if word in known}
+        every[goal.stream] = known
+    begun = _begun_with(recipe)
+    for stream, words in shapes.items():  # a text that is read masked is there as it stands too
+        if "text_mask" in words:
+            words |= {word: every[stream][word] for word in begun if word in every[stream]}
     if all(word in shapes[g.stream] for g in recipe.goals.values() for word in g.objective.needs):
         return recipe, shapes
     try:

@@ -82,7 +82,7 @@ answers["whole"], answers["part"], answers["both"] = map(numbers, (whole, part, 
 sample = fields(whole[5])
 answers["sample"] = {
     "captions": sample["captions"],
-    "label": sample["label"],
+    "label": int(sample["label"]),
     "pixels": sample["image"].decode().tolist(),
     "key": sample["key"],
 }
