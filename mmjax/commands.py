@@ -111,6 +111,8 @@ def _answers(known: argparse.Namespace) -> int:
     try:
         if out.suffix != ".json":
             raise ValueError(f"{out} is what is written; its name ends in .json.")
+        if not out.absolute().parent.is_dir():
+            raise ValueError(f"{out}: there is no folder {out.parent} to write it to.")
         if out.exists() and not known.overwrite:
             raise ValueError(f"{out} is there; give another name, or --overwrite.")
         if known.times < 1 or (known.most is not None and known.most < 1):

@@ -72,7 +72,7 @@ WORDS: dict[str, Word] = {
         "batch length",
         "int32",
         "which kind of text a token is of, such as first and second sentence",
-        "a source whose records hold 'token_type'",
+        "the transform Stored('token_type', ...)",
     ),
     "masked_ids": Word(
         "batch length", "int32", "token_ids with some of them masked", "the MaskWords transform"
@@ -147,13 +147,13 @@ WORDS: dict[str, Word] = {
         "batch regions",
         "int32",
         "which kind of region it is, such as of the first and of the second picture",
-        "a source whose records hold 'region_types'",
+        "the transform Stored('region_types', ...)",
     ),
     "region_words": Word(
         "batch regions aligned",
         "int32",
         "places in the text of the words that name a region, -1 for none",
-        "a source whose records hold 'region_words'",
+        "the transform Stored('region_words', ...)",
     ),
     "phrases": Word(
         "batch phrases",
@@ -174,7 +174,7 @@ WORDS: dict[str, Word] = {
         "ViLBERT the part of the picture that a region covers as a fifth",
         "the Regions transform",
     ),
-    "task": Word("batch", "int32", "number of a row's task", "a source whose records hold 'task'"),
+    "task": Word("batch", "int32", "number of a row's task", "the transform Stored('task', ...)"),
     "image_features": Word(
         "batch image_features",
         "float32",
@@ -187,24 +187,24 @@ WORDS: dict[str, Word] = {
         "a text's features made elsewhere",
         "a Features transform that keeps 'text_features'",
     ),
-    "label": Word("batch", "int32", "class number", "a source whose records hold 'label'"),
+    "label": Word("batch", "int32", "class number", "Fields(label_from=...)"),
     "labels": Word(
         "batch classes",
         "float32",
         "1 for each class that suits, 0 for the others",
-        "a source whose records hold 'labels'",
+        "the transform Stored('labels', ...)",
     ),
     "answer_scores": Word(
         "batch answers",
         "float32",
         "what each answer of the vocabulary is worth, 0 to 1",
-        "a source whose records hold 'answer_scores'",
+        "the AnswerScores transform",
     ),
     "truth": Word(
         "batch",
         "int32",
         "1 where a statement is true, 0 where it is false",
-        "a source whose records hold 'truth'",
+        "Fields(truth_from=...)",
     ),
     "row": Word("batch", "int32", "row number within the global batch", "the pipeline, always"),
     "valid": Word("batch", "bool", "False for rows that only fill up", "the pipeline, always"),

@@ -115,7 +115,7 @@ class Answers:
             return cls(tuple(line.strip() for line in content.splitlines() if line.strip()))
         try:
             found = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON: {error}") from None
         found = found.get("answers") if isinstance(found, dict) else found
         if not isinstance(found, list) or not all(isinstance(one, str) for one in found):

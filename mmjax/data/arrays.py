@@ -42,7 +42,7 @@ class Npz:
         self._where = where
         try:
             self._file = zipfile.ZipFile(io.BytesIO(data))
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except Exception as error:  # a damaged directory ends in errors of many kinds
             raise BadSample("format", f"{where} is no sound .npz: {error}") from None
         found = (info.filename for info in self._file.infolist())
         self.names = tuple(name.removesuffix(".npy") for name in found if name.endswith(".npy"))
@@ -59,8 +59,11 @@ class Npz:
         info = self._file.getinfo(f"{name}.npy")
         if info.file_size > _LARGEST:
             raise BadSample("too_large", f"{where} has {info.file_size:,} bytes.")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BadSample("format", f"{where} is packed in a way that numpy does not write.")
         try:
-            data = self._file.read(info)
+            with self._file.open(info) as member:  # no more is unpacked than it claims to hold
+                data = member.read(info.file_size + 1)
         except Exception as error:  # zipfile and four decompressors each have errors of their own
             cause = "checksum" if "CRC" in str(error) else "format"
             raise BadSample(cause, f"{where} cannot be unpacked: {error}") from None
@@ -82,7 +85,7 @@ def read_npy(data: bytes, where: str) -> np.ndarray:
     try:
         version = np.lib.format.read_magic(file)
         shape, fortran, kind = _HEADERS[version](file)
-    except (ValueError, KeyError, OverflowError, RecursionError, MemoryError) as error:
+    except Exception as error:  # the header is evaluated as Python's literals
         raise BadSample("format", f"{where} is no sound .npy: {str(error)[:200]}") from None
     if kind.kind not in "biuf":
         raise BadSample("format", f"{where} holds {str(kind)[:50]}, not numbers.")
@@ -91,8 +94,11 @@ def read_npy(data: bytes, where: str) -> np.ndarray:
         raise BadSample(
             "format", f"{where} is {shape} by its header and has {len(data) - begin:,} bytes."
         )
-    flat = np.frombuffer(data, kind, offset=begin)
-    return flat.reshape(shape, order="F" if fortran else "C")
+    try:
+        flat = np.frombuffer(data, kind, offset=begin)
+        return flat.reshape(shape, order="F" if fortran else "C")
+    except ValueError as error:  # more axes, or a longer one, than an array can have
+        raise BadSample("format", f"{where} is {str(shape)[:80]}: {error}") from None
 
 
 def numbers(value: Any, where: str) -> np.ndarray:

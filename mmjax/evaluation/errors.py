@@ -65,13 +65,19 @@ def told_kinds(facts: dict[str, Any], names: Sequence[str], text: str) -> dict[s
     return {**kinds, "text length": length_kind(text)} if text else kinds
 
 
-def table(samples: Sequence[Sample], name: str) -> list[list[Any]]:
-    """[kind, number of samples, mean hit] by a way to sort samples, the most frequent first."""
+def table(samples: Sequence[Sample], name: str, most: int | None = None) -> list[list[Any]]:
+    """[kind, number of samples, mean hit] by a way to sort samples, the most frequent first.
+
+    Args:
+      samples: that were judged.
+      name: of the way to sort them.
+      most: kinds that are told; None tells all.
+    """
     found: dict[str, list[float]] = {}
     for sample in samples:
         if name in sample.kinds:
             found.setdefault(sample.kinds[name], []).append(sample.hit)
-    order = sorted(found, key=lambda kind: (-len(found[kind]), kind))[:MOST_ROWS]
+    order = sorted(found, key=lambda kind: (-len(found[kind]), kind))[:most]
     if name == "text length":
         order.sort(key=lambda kind: int(kind.split()[0]))
     return [[kind, len(found[kind]), float(np.mean(found[kind]))] for kind in order]
@@ -105,7 +111,7 @@ def analysis(
         "kind": kind,
         "note": note,
         "samples": len(samples),
-        "tables": {name: table(samples, name) for name in names},
+        "tables": {name: table(samples, name, MOST_ROWS) for name in names},
         "worst": [
             {
                 "position": sample.position,

@@ -70,7 +70,8 @@ class Matching(Evaluator):
         batches = context.chosen(positions, others, self._pictures)
         wrong = {one.position: one.scores for one in judge(context, view, self.head, batches)}
         samples = [
-            self._sample(context, one, wrong[one.position], other)
+            # Of a picture that could not be read this time there is no score: it counts as missed.
+            self._sample(context, one, wrong.get(one.position, np.float32("nan")), other)
             for one, other in zip(own, others)
         ]
         numbers = {

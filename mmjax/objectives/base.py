@@ -195,10 +195,15 @@ def _taken(made: MadeOf) -> set[str]:
 
 
 def _merge(current: PyTree, after: PyTree, before: PyTree) -> PyTree:
-    """`current` with what a call changed: it hands back other towers' statistics untouched."""
+    """`current` with what a call changed: it hands back other towers' statistics untouched.
+
+    Each call begins with the statistics of before the step, so the changes of several add up.
+    """
     if isinstance(after, Mapping):
         return {name: _merge(current[name], after[name], before[name]) for name in after}
-    return current if after is before else after
+    if after is before:
+        return current
+    return after if current is before else current + (after - before)
 
 
 class Objective(abc.ABC):

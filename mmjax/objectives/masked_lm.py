@@ -54,6 +54,11 @@ class MaskedLm(Additive):
         """
         output = forward.view(View(*self.fuse), replaced(batch, self.replace))
         tokens = output.text if hasattr(output, "text") else output.tokens
+        if tokens.shape[1] != batch["mlm_labels"].shape[1]:
+            raise ValueError(
+                f"a text of {batch['mlm_labels'].shape[1]} words has {tokens.shape[1]} vectors, as "
+                "where it is looked at with several pictures; masked words need one picture a row."
+            )
         labels = jnp.where(batch["valid"][:, None], batch["mlm_labels"], -1)
         if self.places is not None and self.places < labels.shape[1]:
             order = jnp.argsort(labels < 0, axis=1, stable=True)[:, : self.places]

@@ -97,7 +97,7 @@ class Matching(Objective):
         return Loss(total, count, {"accuracy": (right, count)}, state)
 
     def _shifted(self, inputs: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], Any, str]:
-        """(texts with the pictures of rows further on, which pairs are asked about, '')."""
+        """(texts with the pictures of rows further on, which pairs are asked about, name)."""
         rows = batch["valid"].shape[0]
         if rows <= self.shift:
             raise ValueError(
@@ -108,7 +108,7 @@ class Matching(Objective):
             return jax.tree.map(lambda x: jnp.roll(x, -self.shift, axis=0), tree)
 
         given = {name: x if name in TEXT else moved(x) for name, x in inputs.items()}
-        return given, self._unlike(batch), ""
+        return given, self._unlike(batch), "wrong picture"  # its own draws of dropout
 
     def _unlike(self, batch: Batch) -> Bool[Array, " batch"]:
         """Where a row's text and the other row's picture are real and of different things."""

@@ -26,7 +26,11 @@ WHOLE: Rules = ((".*", ()),)
 TOWERS: Rules = (
     (r"(?#optional)(.*/)?v_(row|col)/.*", ()),  # means over a kernel's columns or rows: small
     # As many scores as there are answers or classes, a number that nothing need divide.
-    (r"(?#optional)(.*/)?(answer|class|regions)_head/(.*/)?kernel", (("tensor", "fsdp"), None)),
+    (
+        r"(?#optional)(.*/)?((scene_)?answer|class|regions)_head/(.*/)?kernel",
+        (("tensor", "fsdp"), None),
+    ),
+    (r"(?#optional)(.*/)?head/kernel", (("tensor", "fsdp"), None)),
     (r"(?#optional)(.*/)?(query|key|value|up)/kernel", ("fsdp", "tensor")),
     (r"(?#optional)(.*/)?(query|key|value|up)/bias", ("tensor",)),
     (r"(?#optional)(.*/)?kernel", ("tensor", "fsdp")),

@@ -27,6 +27,9 @@ from mmjax.run.written import fill_contract, fill_tokenizer, written
 
 __all__ = ["adopt"]
 
+# Options that only say how a model is adopted.
+ADOPTED = ("layer_rate", "head_rate", "num_regions", "several")
+
 
 def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
     """Fills in what the source of the first weights says; a config without `adopt` stays as it is.
@@ -58,6 +61,12 @@ def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> Sequence[
             override(config, path, text)
     overrides = [(path, text) for path, text in overrides if path != "adopt"]
     if not config.adopt:
+        for path, text in overrides:
+            if path in ADOPTED and path in config:
+                raise ConfigError(
+                    f"--config.{path}={text} takes effect where a model is adopted, and this run "
+                    "adopts none; change the optimizer's and the data's own options."
+                )
         return overrides
     name = dict(overrides).get("init_from", config.init_from)
     if not name:

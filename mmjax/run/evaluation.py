@@ -101,7 +101,7 @@ def _evaluate(
             kept = named_tokenizer(config) or open_tokenizer(home.path(f"{inner}tokenizer.json"))
         parts = with_tokenizer(parts, kept)
     with refusing():
-        parts = with_answers(parts, config, home.path(f"{inner}{ANSWERS}"))
+        parts = with_answers(parts, config, home.path(f"{inner}{ANSWERS}"), own_first=True)
     with refusing():
         home.look()
     try:

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmjax.models.dual.two_tower import TwoTower
 from mmjax.models.encoders.classifier import Classifier
+from mmjax.models.fusion.general import GeneralFusion
 from mmjax.models.fusion.lxmert import Lxmert
 from mmjax.models.fusion.pictured import Pictured
 from mmjax.models.fusion.vilbert import Vilbert
@@ -30,7 +31,7 @@ def rate_rules(
       head_rate: factor of a task's head.
 
     Raises:
-      ValueError: a factor out of range.
+      ValueError: a factor out of range, or a tower without stacked blocks where layers have one.
 
     Source: Clark et al. 2020 (ELECTRA), appendix B, for layer-wise rates.
     """
@@ -61,6 +62,11 @@ def _stacks(model: Any, before: str = "", above: int = 0) -> Iterator[tuple[str,
     if isinstance(model, Lxmert | Vilbert):
         yield f"{before}crossings", model.depth, above
         above += model.depth
+    if isinstance(model, GeneralFusion) and model.form != "late":
+        early = model.form == "early"
+        depth = model.depth if early else model.depth // model.look_every
+        yield f"{before}fusion/{'blocks' if early else 'layers'}", depth, above
+        above += depth
     if isinstance(model, TwoTower | Lxmert | Vilbert):
         yield from _tower(model.text, f"{before}text", above)
     if isinstance(model, TwoTower | Lxmert | Vilbert | Classifier):
@@ -70,6 +76,9 @@ def _stacks(model: Any, before: str = "", above: int = 0) -> Iterator[tuple[str,
 
 
 def _tower(tower: Any, path: str, above: int) -> Iterator[tuple[str, int, int]]:
-    depth = getattr(tower, "depth", 0)
-    if depth:
-        yield f"{path}/blocks", depth, above
+    if not hasattr(tower, "depth"):
+        raise ValueError(
+            f"layer_rate is for towers of stacked blocks, and {type(tower).__name__} has none; "
+            "leave it at 1, or write optimizer.rate_rules."
+        )
+    yield f"{path}/blocks", tower.depth, above

@@ -42,7 +42,7 @@ from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.run.held_out import Evaluations, print_numbers
 from mmjax.run.hooks import Profile, RunHooks
 from mmjax.run.options import PLAIN, Options, Stopped
-from mmjax.run.vocabulary import ANSWERS, check_answers, keep_answers
+from mmjax.run.vocabulary import ANSWERS, check_answers, keep_answers, with_answers
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled, shapes_to_plain
 from mmjax.training.flops import peak_flops
@@ -118,7 +118,7 @@ def _run(config: ConfigDict, parts: Parts, home: Home, options: Options) -> dict
         try:
             with refusing():
                 parts = with_tokenizer(parts, run_tokenizer(config, parts, home))
-                parts = keep_answers(parts, config, home)
+                parts = with_answers(parts, config, home.folder / ANSWERS)
             numbers = _train(
                 config,
                 text,
@@ -222,6 +222,7 @@ def _train(
     files |= more
     if hosts.is_main():
         keep_tokenizer(config, folder)
+        keep_answers(parts, folder)
     for name in (*TOKENIZERS, ANSWERS, *origin.FILES):
         if (folder / name).exists():
             files[name] = (folder / name).read_bytes()

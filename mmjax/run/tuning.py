@@ -130,6 +130,10 @@ def _sources(config: ConfigDict, told: Told, reading: Reading) -> None:
         official = source is not None and kind(source) in OFFICIAL
         if node.path and source is not None:
             node.source, node.fields.facts_from = None, ()
+            for evaluator in specs(config.evaluators):
+                if "identifier" in evaluator:  # shards need not hold one: no consistency then
+                    with evaluator.unlocked():
+                        evaluator.identifier = ""
         elif official and reading.form == "regions":
             raise ConfigError(
                 f"{name}.path='': {told.name} reads regions, and {kind(source)}'s files have none. "

@@ -9,7 +9,6 @@ from mmjax.config import ConfigError
 from mmjax.data.answers import Answers
 from mmjax.data.dataset import Dataset, Mixture, members_of
 from mmjax.data.transforms.answers import AnswerScores
-from mmjax.parallel import hosts
 from mmjax.run.assembly import Parts, bind, needs
 from mmjax.training.home import Home
 
@@ -24,30 +23,35 @@ def check_answers(parts: Parts, config: ConfigDict, home: Home) -> None:
     with_answers(parts, config, home.path(ANSWERS) if asks else pathlib.Path(ANSWERS))
 
 
-def keep_answers(parts: Parts, config: ConfigDict, home: Home) -> Parts:
-    """`with_answers`, and the vocabulary put into the workdir, from where checkpoints take it."""
-    parts = with_answers(parts, config, home.folder / ANSWERS)
+def keep_answers(parts: Parts, folder: pathlib.Path) -> None:
+    """Puts the vocabulary of the training data into the workdir, from where checkpoints take it.
+
+    On process 0, once nothing can refuse the run any more. Others may read the file meanwhile.
+    """
     found = [answers_of(stream.data) for stream in parts.streams.values()]
-    kept = next((answers for answers in found if answers is not None), None)
-    if kept is not None:
-        if hosts.is_main():
-            (home.folder / ANSWERS).write_text(kept.to_json(), encoding="utf-8")
-        home.share(ANSWERS)
-    return parts
+    used = next((answers for answers in found if answers is not None), None)
+    if used is not None:
+        partial = folder / f"{ANSWERS}.partial"
+        partial.write_text(used.to_json(), encoding="utf-8")
+        partial.replace(folder / ANSWERS)
 
 
-def with_answers(parts: Parts, config: ConfigDict, kept: pathlib.Path) -> Parts:
+def with_answers(
+    parts: Parts, config: ConfigDict, kept: pathlib.Path, own_first: bool = False
+) -> Parts:
     """The parts with their vocabulary in the transforms that wait for it.
 
     Args:
       parts: as assembled.
       config: whose `answers.path` names the vocabulary.
       kept: the workdir's own copy, which serves where the config names none.
+      own_first: whether that copy serves wherever it is there: the head was trained for it.
 
     Raises:
       ConfigError: no vocabulary, or one that does not fit the model's head.
     """
     path = config.answers.path if "answers" in config else ""
+    path = "" if own_first and kept.exists() else path
     if needs(parts, "answers"):
         if not path and not kept.exists():
             raise ConfigError(

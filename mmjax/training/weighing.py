@@ -30,8 +30,8 @@ class Uncertainty:
 
     Args:
       initial: first s, finite; 0 weighs a cross-entropy by 1.
-      form: 'classification' for cross-entropies, all losses of this package but hinges;
-        'regression' for squared distances.
+      form: 'classification' for cross-entropies, as most losses of this package are;
+        'regression' for distances, as of `MaskedRegions(form='feature')`.
 
     Raises:
       ValueError: a number that is not finite, an unknown form.

@@ -123,3 +123,33 @@ def test_an_array_that_unpacks_to_too_much_is_not_unpacked(monkeypatch):
         made.writestr("a.npy", bytes(1 << 20))
     monkeypatch.setattr("mmjax.data.arrays._LARGEST", 1 << 19)
     assert cause(Npz(file.getvalue(), "x").get, "a") == "too_large"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"{'descr': '<f4'", b"{[]: 1, 'a': 2}", b"{1: 2, 'a': 3}", b"{'descr': (), 'shape': (2,)}"],
+)
+def test_a_header_that_is_no_header_is_a_bad_sample(header):
+    for version in (b"\x01\x00", b"\x03\x00"):
+        size = struct.pack("<H" if version[0] == 1 else "<I", len(header) + 1)
+        data = b"\x93NUMPY" + version + size + header + b"\n" + bytes(8)
+        assert cause(read_npy, data, "x") == "format"
+
+
+def test_shapes_that_no_array_can_have_are_bad_samples():
+    for shape in ((0, 10**30), (1,) * 70 + (2,)):
+        assert cause(read_npy, claiming(shape), "x") == "format"
+
+
+def test_a_member_packed_otherwise_or_larger_than_it_claims_is_not_unpacked():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as made:
+        made.writestr("a.npy", npy(np.zeros(1 << 20, np.float32)))
+    assert cause(Npz(file.getvalue(), "x").get, "a") == "format"
+    whole = npz(True, a=np.zeros(1 << 20, np.float32))
+    size, small = struct.pack("<I", 4 * (1 << 20) + 128), struct.pack("<I", 200)
+    assert whole.count(size) == 2  # before the member and in the directory
+    assert cause(Npz(whole.replace(size, small), "x").get, "a") in ("format", "checksum")
+    broken = bytearray(whole)
+    broken[whole.rindex(b"PK\x01\x02") + 6] = 99  # the version that is needed to unpack it
+    assert cause(Npz, bytes(broken), "x") == "format"

@@ -78,6 +78,8 @@ def test_statistics_follow_training_calls_of_the_own_parameters_only():
     assert {name: float(value) for name, value in run.statistics.items()} == {"image": 3, "text": 5}
     run("text", {"x": jnp.ones(3)})  # hands the image tower's old statistics back
     assert {name: float(value) for name, value in run.statistics.items()} == {"image": 3, "text": 7}
+    run("text", {"x": jnp.ones(4)})  # another stream's batch moves them too
+    assert {name: float(value) for name, value in run.statistics.items()} == {"image": 3, "text": 9}
 
 
 def test_sums_over_parts_make_the_mean_of_the_whole():

@@ -8,6 +8,7 @@ import pytest
 from mmjax.models.encoders.bert import Bert
 from mmjax.models.encoders.bert_pretraining import BertPretraining
 from mmjax.models.fusion.vilt import Vilt, ViltStream
+from mmjax.models.interfaces import Fused
 from mmjax.objectives.base import Forward, check_needs
 from mmjax.objectives.masked_lm import MaskedLm
 from mmjax.training.step import apply_model
@@ -161,3 +162,16 @@ def test_a_model_learns_from_its_masked_words_and_never_sees_the_text_itself(bat
     assert value == other
     tower = "stream" if view is SEEN else "text"
     assert float(jnp.abs(gradients[tower]["token_embedding"]).max()) > 1e-3
+
+
+def test_words_that_are_looked_at_with_several_pictures_are_refused():
+    def twice(method, variables, inputs, train, rngs):
+        seen = jnp.zeros((2, 8, 4))  # the words with each of two pictures
+        return Fused(seen, jnp.ones((2, 8), bool), seen, None, seen[:, 0]), {}
+
+    words = {"masked_ids": jnp.zeros((2, 4), jnp.int32), "mlm_labels": jnp.zeros((2, 4), jnp.int32)}
+    words |= {"text_mask": jnp.ones((2, 4), bool), "image": jnp.zeros((2, 2, 8, 8, 3))}
+    words |= {"valid": jnp.ones(2, bool)}
+    forward = Forward(twice, {}, {}, False, jax.random.key(0))
+    with pytest.raises(ValueError, match="masked words need one picture a row"):
+        MaskedLm(View("fuse", ("token_ids", "text_mask", "image")))(forward, words, ())

@@ -167,6 +167,8 @@ def _regions(boxes: list[list[dict[str, Any]]], identifier: str) -> dict[str, An
     """The objects of a drawing, box by box from the left."""
     places, features, classes = [], [], []
     for number, items in enumerate(boxes):
+        if not isinstance(items, list):
+            raise BadSample("format", f"{identifier}: no box of NLVR's: {items!r}.")
         for item in items:
             try:
                 x, y, size = item["x_loc"] + STEP * number, item["y_loc"], item["size"]

@@ -135,7 +135,7 @@ def _parse(record: Record) -> tuple[int, list[tuple[str, str]]]:
         image_id, asked = int(value["image_id"]), [_one(*pair) for pair in value["qa"]]
     except KeyError as error:
         raise BadSample("missing", f"{where}: no {error}; it holds image_id and qa.") from None
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadSample(
             "format", f"{where} is not {{image_id, qa: [[question, answer]]}}: {error}"
         ) from None

@@ -138,7 +138,7 @@ def _count(rng: Random, objects: list[dict[str, Any]], wording: str) -> tuple[st
 
 @dataclasses.dataclass(frozen=True)
 class SceneQuestions(Source):
-    """Questions about scenes; question i is a function of (seed, split, i) alone.
+    """Questions about scenes; question i is a function of what is said here and of i alone.
 
     Questions i·each ... i·each + each - 1 are about scene i. A record holds 'image' (RGB array),
     'question', 'answers' (a list of the one), 'question_type' (one of `QUESTION_TYPES`),

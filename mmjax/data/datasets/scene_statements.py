@@ -33,7 +33,7 @@ _NAMES = {"train": "train", "held_out": "heldout"}  # an identifier's parts hold
 
 @dataclasses.dataclass(frozen=True)
 class SceneStatements(Source):
-    """Statements about two scenes; statement i is a function of (seed, split, i) alone.
+    """Statements about two scenes; statement i is a function of what is said here and of i alone.
 
     Statements 4·k ... 4·k + 3 are one sentence with four pairs of pictures, of which it is true of
     two. A record holds 'left' and 'right' (RGB arrays), 'statement', 'truth' (bool), 'identifier'

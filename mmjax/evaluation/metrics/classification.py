@@ -20,7 +20,8 @@ def label_ranks(
     """
     right = np.take_along_axis(scores, labels[:, None], axis=1)
     behind = scores < right - TIE  # the right class itself is never behind itself
-    return np.sum(~behind, axis=1) - 1
+    ranks = np.sum(~behind, axis=1) - 1
+    return np.where(np.isfinite(right[:, 0]), ranks, scores.shape[1] - 1)
 
 
 def predictions(

@@ -29,7 +29,7 @@ class Attention(nn.Module):
 
     Where somebody asks for intermediates, the softmax's values are sown as 'weights',
     [batch, heads, queries, keys]. In the collection 'attention' the same are sown as 'own', of a
-    sequence over itself, or as 'other', over another one, for `mmjax.models.fusion.looking`.
+    sequence over itself, or as 'other', over another one, for `mmjax.models.layers.looking`.
 
     Source: Vaswani et al. 2017, section 3.2.2; initial values as in OpenAI CLIP, clip/model.py
     `initialize_parameters`.

@@ -9,7 +9,7 @@ from mmjax import paths
 from mmjax.typing import PyTree
 
 # What a tower's blocks, and the layers of two streams that meet, lie under: the depth comes first.
-STACKS = frozenset({"blocks", "crossings"})
+STACKS = frozenset({"blocks", "crossings", "layers"})
 
 
 def stacked(path: str) -> bool:

@@ -10,7 +10,7 @@ from optax import contrib
 
 from mmjax import paths
 from mmjax.training.optimizers.base import Optimizer, Transformation, check_decays
-from mmjax.training.optimizers.layers import layer_shape
+from mmjax.training.optimizers.layers import STACKS, layer_shape
 from mmjax.training.rules import whole
 from mmjax.typing import PyTree
 
@@ -79,7 +79,8 @@ class Muon(Optimizer):
             if taken[path] and len(layer_shape(path, shape)) != 2:
                 raise ValueError(
                     f"matrix_rules give {path!r} {shape} to Muon, which takes matrices or stacks "
-                    f"of them under 'blocks'; put ({path!r}, False) before the rule."
+                    f"of them under {', '.join(sorted(STACKS))}; put ({path!r}, False) before the "
+                    "rule."
                 )
         if not any(taken.values()):
             raise ValueError(

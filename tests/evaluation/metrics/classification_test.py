@@ -29,6 +29,7 @@ def test_a_score_that_is_not_a_number_is_never_right():
     assert (predictions(np.full((3, 3), np.nan, np.float32), labels) != labels).all()
     scores[0, 2] = np.nan
     np.testing.assert_array_equal(predictions(scores, labels), [2, 1, 2])
+    assert (label_ranks(np.diag([np.inf] * 3).astype(np.float32), labels) == 2).all()
 
 
 def test_predictions_agree_with_ranks_and_with_argmax():
