@@ -24,9 +24,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.py"
 PARTS = ("params", "opt_state", "ema", "batch_stats", "objectives", "counters")
 
-# Of the tests' own process: what it compiles with, but for the number of devices.
-HURRY = " ".join(x for x in os.environ["XLA_FLAGS"].split() if "device_count" not in x)
-
 
 def jpeg(seed: int, size: int = 24) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
@@ -123,7 +120,7 @@ class Trainer:
         made: dict[str, Any] = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("MMJAX_", "PYTEST"))},
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count=1 {HURRY}",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
             "MMJAX_CACHE": str(self.cache),
             **changes,
         }
