@@ -25,7 +25,8 @@ def test_a_table_counts_each_kind_and_lengths_stand_in_their_order():
     samples = [sample(n, 0, hit=n % 2, kind="ab"[n > 4]) for n in range(7)]
     assert table(samples, "sort") == [["a", 5, 0.4], ["b", 2, 0.5]]
     many = [sample(n, 0, kind=str(n)) for n in range(99)]
-    assert len(table(many, "sort")) == 24
+    assert len(table(many, "sort")) == 99
+    assert len(table(many, "sort", 24)) == 24
     assert [length_kind("word " * n) for n in (1, 4, 5, 24, 25)] == [
         "1 to 4 words",
         "1 to 4 words",
