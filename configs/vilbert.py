@@ -45,9 +45,7 @@ from mmjax.objectives.masked_lm import MaskedLm
 from mmjax.objectives.masked_regions import MaskedRegions
 from mmjax.objectives.matching import Matching
 from mmjax.preprocess import Contract
-from mmjax.run.settings import base_config
-from mmjax.training.optimizers.adamw import AdamW
-from mmjax.training.schedules import warmup_stable_decay
+from mmjax.run.settings import base_config, falling_adamw
 from mmjax.training.step import Goal
 
 VARIANTS = ("pictures", "pictures_smoke")
@@ -165,20 +163,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if not pictures:
         config.goals.regions = spec(Goal, objective=spec(MaskedRegions, form="kl", **how))
     config.goals.matching = spec(Goal, objective=spec(Matching, **how))
-    steps = config.get_ref("steps")
-    config.optimizer = spec(
-        AdamW,
-        schedule=spec(
-            warmup_stable_decay,
-            peak=1e-4,
-            steps=steps,
-            warmup_steps=steps // 10,
-            decay_steps=steps - steps // 10,
-        ),
-        b2=0.999,
-        eps=1e-6,
-        weight_decay=0.01,
-    )
+    config.optimizer = falling_adamw(config, peak=1e-4, b2=0.999, eps=1e-6, weight_decay=0.01)
     config.evaluators.objectives = spec(Objectives)
     words = tuple(word for word in seen[1] if word != "row")
     config.evaluators.matching = spec(JudgeMatches, words=words)

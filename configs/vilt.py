@@ -31,9 +31,7 @@ from mmjax.models.fusion.vilt import Vilt, ViltStream
 from mmjax.objectives.masked_lm import MaskedLm
 from mmjax.objectives.matching import Matching
 from mmjax.preprocess import Contract
-from mmjax.run.settings import base_config
-from mmjax.training.optimizers.adamw import AdamW
-from mmjax.training.schedules import warmup_stable_decay
+from mmjax.run.settings import base_config, falling_adamw
 from mmjax.training.step import Goal
 
 SEEN = ("fuse", ("token_ids", "text_mask", "image", "image_mask", "row"))
@@ -105,19 +103,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.goals.words = spec(Goal, objective=spec(MaskedLm, fuse=SEEN, places=8))
     config.goals.matching = spec(Goal, objective=spec(Matching, fuse=SEEN))
-    steps = config.get_ref("steps")
-    config.optimizer = spec(
-        AdamW,
-        schedule=spec(
-            warmup_stable_decay,
-            peak=1e-4,
-            steps=steps,
-            warmup_steps=steps // 10,
-            decay_steps=steps - steps // 10,
-        ),
-        b2=0.98,
-        weight_decay=0.01,
-    )
+    config.optimizer = falling_adamw(config, peak=1e-4, b2=0.98, weight_decay=0.01)
     config.evaluators.objectives = spec(Objectives)
     config.evaluators.matching = spec(JudgeMatches, words=SEEN[1][:-1])
     return config

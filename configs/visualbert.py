@@ -40,9 +40,7 @@ from mmjax.models.fusion.visualbert import VisualBert, VisualBertStream
 from mmjax.objectives.masked_lm import MaskedLm
 from mmjax.objectives.matching import Matching
 from mmjax.preprocess import Contract
-from mmjax.run.settings import base_config
-from mmjax.training.optimizers.adamw import AdamW
-from mmjax.training.schedules import warmup_stable_decay
+from mmjax.run.settings import base_config, falling_adamw
 from mmjax.training.step import Goal
 
 VARIANTS = ("pictures", "pictures_smoke")
@@ -127,20 +125,7 @@ def get_config(variant: str = "") -> ConfigDict:
         Goal, objective=spec(MaskedLm, fuse=seen, replace=MASKED, places=length // 5)
     )
     config.goals.matching = spec(Goal, objective=spec(Matching, fuse=seen, replace=MASKED))
-    steps = config.get_ref("steps")
-    config.optimizer = spec(
-        AdamW,
-        schedule=spec(
-            warmup_stable_decay,
-            peak=5e-5,
-            steps=steps,
-            warmup_steps=steps // 10,
-            decay_steps=steps - steps // 10,
-        ),
-        b2=0.999,
-        eps=1e-6,
-        weight_decay=0.01,
-    )
+    config.optimizer = falling_adamw(config, peak=5e-5, b2=0.999, eps=1e-6, weight_decay=0.01)
     config.evaluators.objectives = spec(Objectives)
     words = tuple(word for word in seen[1] if word != "row")
     config.evaluators.matching = spec(JudgeMatches, words=words)

@@ -19,7 +19,9 @@ from mmjax.parallel.layout import WHOLE_ABOVE_BYTES
 from mmjax.parallel.limits import Watchdog
 from mmjax.preprocess import Contract
 from mmjax.training.loop import Rhythm
+from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.precision import PARAMS_DTYPES
+from mmjax.training.schedules import warmup_stable_decay
 from mmjax.training.statistics import check_choice
 from mmjax.training.weights_and_biases import check_installed
 
@@ -96,6 +98,29 @@ def smoke_sizes(fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         "text": {**fields["text"], **small},
         "model": {**fields["model"], "embed_dim": 32},
     }
+
+
+def falling_adamw(
+    config: ConfigDict, peak: float, warmup_part: int = 10, **fields: Any
+) -> ConfigDict:
+    """AdamW whose rate warms up and then falls in a straight line to 0, as BERT is trained.
+
+    Args:
+      config: of `base_config`; its steps are the length of the schedule.
+      peak: the highest rate.
+      warmup_part: the steps divided by this warm up.
+      fields: further ones of `AdamW`.
+    """
+    steps = config.get_ref("steps")
+    warmup = steps // warmup_part
+    schedule = spec(
+        warmup_stable_decay,
+        peak=peak,
+        steps=steps,
+        warmup_steps=warmup,
+        decay_steps=steps - warmup,
+    )
+    return spec(AdamW, schedule=schedule, **fields)
 
 
 REQUIRED = ("model", "goals", "optimizer", "preprocess", "data")

@@ -6,9 +6,7 @@ from mmjax.config import spec
 from mmjax.models.encoders.bert import bert_base
 from mmjax.models.fusion.vilt import Vilt, ViltStream
 from mmjax.preprocess import Contract
-from mmjax.run.settings import base_config
-from mmjax.training.optimizers.adamw import AdamW
-from mmjax.training.schedules import warmup_stable_decay
+from mmjax.run.settings import base_config, falling_adamw
 
 __all__ = ["task_config", "vilt_model", "warmed_up"]
 
@@ -91,17 +89,5 @@ def warmed_up(config: ConfigDict, peak: float = 1e-4) -> ConfigDict:
 
     Source: Kim et al. 2021 (ViLT), section 4.2.
     """
-    steps = config.get_ref("steps")
-    return spec(
-        AdamW,
-        schedule=spec(
-            warmup_stable_decay,
-            peak=peak,
-            steps=steps,
-            warmup_steps=steps // 10,
-            decay_steps=steps - steps // 10,
-        ),
-        b2=0.98,
-        weight_decay=0.01,
-        rate_rules=((r"[a-z]*_?head/.*", config.head_rate), (".*", 1.0)),
-    )
+    rules = ((r"[a-z]*_?head/.*", config.head_rate), (".*", 1.0))
+    return falling_adamw(config, peak, b2=0.98, weight_decay=0.01, rate_rules=rules)
