@@ -197,7 +197,7 @@ def get_config(variant: str = "") -> ConfigDict:
             )
     config.goals.answers = spec(
         Goal,
-        objective=spec(Answering, form="kl", **how),
+        objective=spec(Answering, form="kl", answered=True, **how),
         weight=spec(  # 0 in the first half of the run, 1 in the second
             optax.linear_schedule,
             init_value=0.0,

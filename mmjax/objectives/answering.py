@@ -26,6 +26,8 @@ class Answering(Additive):
     Args:
       fuse: (method, words) by which the model looks at text and picture together.
       form: 'binary' or 'kl'.
+      answered: whether only questions count that have an answer in the vocabulary, as where the
+        original is a cross-entropy that passes over the others (LXMERT's pretraining).
       replace: see `MaskedLm`; LXMERT asks of questions with masked words about masked regions.
 
     Source: Teney et al. 2018, "Tips and Tricks for Visual Question Answering", section 3.8, for
@@ -35,6 +37,7 @@ class Answering(Additive):
 
     fuse: tuple[str, tuple[str, ...]] = FUSE
     form: str = "binary"
+    answered: bool = False
     replace: Replace = ()
 
     def __post_init__(self) -> None:
@@ -63,6 +66,8 @@ class Answering(Additive):
             )
         values = (binary if self.form == "binary" else divergence)(logits, worth)
         chosen = jnp.take_along_axis(worth, jnp.argmax(logits, axis=1)[:, None], axis=1)[:, 0]
+        if self.answered:
+            batch = {**batch, "valid": batch["valid"] & jnp.any(worth > 0, axis=1)}
         return over_rows(batch, values, state, {"score": chosen})
 
 

@@ -1,12 +1,15 @@
 """XLA's compilation cache on disk, in a folder that only fitting machines share."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
 import platform
+from collections.abc import Iterator
 
 import jax
 import jaxlib
+from jax.experimental.compilation_cache import compilation_cache
 
 
 def cache_root() -> pathlib.Path:
@@ -47,3 +50,19 @@ def use_cache() -> str:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return ""
+
+
+@contextlib.contextmanager
+def no_cache() -> Iterator[None]:
+    """Compiles anew inside, whatever cache this process has.
+
+    Programs for chips that are not here can be written to a cache, yet not be read back.
+    """
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # whether there is one is asked once
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()

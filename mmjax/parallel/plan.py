@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from mmjax.parallel import hlo, traffic
+from mmjax.parallel import compilation, hlo, traffic
 from mmjax.parallel.chips import Chip
 from mmjax.parallel.layout import Placement
 
@@ -51,7 +51,8 @@ def compile_facts(lowered: Any, mesh: Mesh) -> Facts:
       jax.errors.JaxRuntimeError: what has nothing to do with memory.
     """
     try:
-        made = lowered.compile()
+        with compilation.no_cache():
+            made = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         line = " ".join(str(error).split())
         if "RESOURCE_EXHAUSTED" not in line:
@@ -88,7 +89,8 @@ def _said(line: str) -> dict[str, int]:
 
 def alone_bytes(lowered: Any) -> int:
     """Bytes that a small function needs beside what it is given; its gradients count."""
-    memory = lowered.compile().memory_analysis()
+    with compilation.no_cache():
+        memory = lowered.compile().memory_analysis()
     return max(
         memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         memory.peak_memory_in_bytes - memory.argument_size_in_bytes,

@@ -67,6 +67,20 @@ def test_kl_answers_are_the_divergence_from_the_worths(logits, worth):
     assert np.isfinite(gradient).all()
 
 
+def test_questions_without_an_answer_count_or_are_passed_over(logits, worth):
+    worth = np.where(np.arange(ROWS)[:, None] == 1, 0, worth)
+    words = {"answer_scores": worth}
+    each = (worth * (np.log(np.where(worth > 0, worth, 1)) - log_softmax(logits))).sum(1)
+    counted, _ = scored(Answering(form="kl"), logits, **words)
+    assert counted.mean() == pytest.approx(each[VALID].sum() / VALID.sum(), rel=1e-5)
+    passed, gradient = scored(Answering(form="kl", answered=True), logits, **words)
+    assert passed.mean() == pytest.approx(each[VALID].sum() / (VALID.sum() - 1), rel=1e-5)
+    assert not gradient[1].any()
+    chosen = worth[np.arange(ROWS), logits.argmax(1)]
+    total, count = passed.metrics["score"]
+    assert (total, count) == (pytest.approx(chosen[VALID].sum(), rel=1e-6), VALID.sum() - 1)
+
+
 def test_a_vocabulary_of_another_size_than_the_head_is_refused(logits, worth):
     with pytest.raises(ValueError, match="the data has 4 answers and the model's head 5"):
         scored(Answering(), logits, answer_scores=worth[:, :4])

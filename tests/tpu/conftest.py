@@ -5,7 +5,15 @@ import functools
 import jax
 import pytest
 
+from mmjax.parallel.compilation import no_cache
 from mmjax.parallel.topologies import open_topology
+
+
+@pytest.fixture(scope="session", autouse=True)
+def uncached():
+    """These tests themselves compile for chips whose programs no cache gives back."""
+    with no_cache():
+        yield
 
 
 @functools.cache

@@ -48,7 +48,8 @@ class NLVR(Source):
         depend on it.
 
     Raises:
-      ValueError: another layout, pictures without a statement or statements without a picture.
+      ValueError: another layout, pictures without a statement or statements without a picture, or
+        several pictures of one name.
       FileNotFoundError: a file or folder that is not there.
     """
 
@@ -74,8 +75,7 @@ class NLVR(Source):
         }
         rows: list[dict[str, Any]] = []
         strange, with_picture = [], set()
-        for place in range(len(self._pictures)):
-            name = self._pictures.name(place)
+        for name, place in self._pictures.places().items():
             found = _NAME.fullmatch(name)
             if found is None or found[2] not in told:
                 strange.append(name)

@@ -30,14 +30,15 @@ class NLVR2(Source):
         'dev-850-0-img0.png' and 'dev-850-0-img1.png' for all sentences of 'dev-850-0'.
 
     Raises:
-      ValueError: another layout, or statements whose pictures are not there; names some.
+      ValueError: another layout, statements whose pictures are not there, or pictures of one name;
+        names some.
       FileNotFoundError: a file or folder that is not there.
     """
 
     def __init__(self, path: str | tuple[str, ...], pictures: str | tuple[str, ...]):
         told = statements(path)
         self._pictures = NamedPictures(pictures)
-        found = {self._pictures.name(place): place for place in range(len(self._pictures))}
+        found = self._pictures.places()
         rows = [_row(row, found) for row in told.values()]
         missing = [row["identifier"] for row in rows if None in row["at"]]
         if missing:

@@ -39,6 +39,25 @@ class NamedPictures:
         """A picture's name without its folder and extension."""
         return self.source.key(position).rpartition("/")[2]
 
+    def places(self) -> dict[str, int]:
+        """Where each name stands.
+
+        Raises:
+          ValueError: several pictures have one name, in different subfolders or shards.
+        """
+        found: dict[str, int] = {}
+        twice = set()
+        for position in range(len(self)):
+            name = self.name(position)
+            if found.setdefault(name, position) != position:
+                twice.add(name)
+        if twice:
+            raise ValueError(
+                f"{len(twice):,} names of pictures stand there more than once, in several folders "
+                f"or with several extensions, such as {some(twice)}; a name must be one picture's."
+            )
+        return found
+
     def read(self, position: int) -> tuple[str, bytes, dict[str, Any]]:
         """(extension, content, where it lies) of a picture.
 

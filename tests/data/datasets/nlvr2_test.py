@@ -58,3 +58,13 @@ def test_statements_without_two_pictures_are_refused(tmp_path, write_tar):
     (tmp_path / "dev.json").write_text('{"sentence": "a", "identifier": "8-0"}')
     with pytest.raises(ValueError, match="'8-0' is no identifier of NLVR2"):
         NLVR2(str(tmp_path / "dev.json"), shard)
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path, write_tar):
+    names = [f"dev-8-0-img{n}.png" for n in range(2)]
+    for folder in ("17", "18"):
+        (tmp_path / "pictures" / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "pictures" / folder / name).write_bytes(folder.encode())
+    with pytest.raises(ValueError, match=r"2 names of pictures .* once, .* such as dev-8-0-img0"):
+        NLVR2(write(tmp_path, ["dev-8-0-0"]), str(tmp_path / "pictures"))
