@@ -3,7 +3,8 @@
 Reproduces: Kim et al. 2021, "ViLT", sections 3.5 and 4.2, table 2 (ten epochs of 128 statements).
 Command:    python train.py --config=configs/nlvr2.py --workdir=... --config.init_from=SOURCE \
                 --config.data.source.path=train.json --config.data.source.pictures=images/train \
-                --config.eval_data.source.path=dev.json --config.eval_data.source.pictures=dev
+                --config.eval_data.source.path=dev.json \
+                --config.eval_data.source.pictures=images/dev
             SOURCE is a ViLT, VisualBERT, LXMERT, ViLBERT, CLIP or SigLIP, published or a run of
             ours; what each brings and needs: docs/finetuning.md. Of a model of regions give
             shards: --config.data.path='train-*.tar'. --config.layer_rate=0.8 trains lower layers

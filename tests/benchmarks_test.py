@@ -123,6 +123,20 @@ def test_every_side_gets_the_same_batches(script):
         assert ((one[1] == size.eos_id).sum(1) == 1).all()
 
 
+def test_same_pixels_counts_in_grey_levels_what_differs(script):
+    module = script("same_pixels")
+    file = {"size": {"height": 8, "width": 8}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+
+    def processor(images, return_tensors):
+        pixels = np.asarray(images.resize((8, 8), 3)).astype(np.float32)
+        pixels[0, 0, 0] += 2  # two grey levels of one number of 192
+        return {"pixel_values": ((pixels / 255 - 0.5) / 0.25).transpose(2, 0, 1)[None]}
+
+    pictures = list(module.made_up())[:2]
+    found = module.difference(file, processor, pictures)
+    assert found == {"largest": 2.0, "share_differing": round(1 / 192, 6)}
+
+
 def test_same_tokens_makes_the_file_that_published_folders_hold(script):
     whole = ROOT / "tests" / "golden" / "whole"
     golden = json.loads((whole / "open_clip" / "tokenizer.json").read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import mmjax
+from mmjax.interop.loaded import _shortened
 from mmjax.interop.tensors import WeightsError
 from mmjax.parallel.mesh import make_mesh
 from mmjax.preprocess import preprocess_image
@@ -72,6 +73,28 @@ def test_pictures_come_in_any_form(whole, tmp_path):
     assert expected.shape[0] == 1
     for form in (picture, [picture], str(file), file, file.read_bytes(), [array], array[None]):
         np.testing.assert_array_equal(loaded.encode_image(form), expected)
+
+
+def test_padding_that_is_not_seen_is_left_out(whole):
+    loaded, _, texts = whole
+    texts = texts if "siglip" in loaded.origin.family else ["a cat", *texts[:1]]
+    _, mask, pooled = loaded.tokens_text(texts)
+    unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    np.testing.assert_allclose(loaded.encode_text(texts), unit, atol=1e-6)
+    assert mask.shape[1] == loaded.contract.sequence_length
+    assert loaded.model.text.sees_padding == ("siglip" in loaded.origin.family)
+
+
+@pytest.mark.parametrize(
+    ("length", "longest", "kept"),
+    [(77, 3, 24), (77, 24, 24), (77, 25, 40), (77, 41, 77), (64, 16, 16), (8, 1, 8), (12, 8, 8)],
+)
+def test_a_text_keeps_a_quarter_or_half_of_its_places_where_that_holds_it(length, longest, kept):
+    ids = np.arange(2 * length).reshape(2, length)
+    mask = np.arange(length) < np.array([[1], [longest]])
+    made = _shortened({"token_ids": ids, "text_mask": mask})
+    np.testing.assert_array_equal(made["token_ids"], ids[:, :kept])
+    np.testing.assert_array_equal(made["text_mask"], mask[:, :kept])
 
 
 def test_any_number_of_rows_compiles_a_handful_of_programs(whole):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ from mmjax.typing import PyTree
 __all__ = ["Loaded", "Origin"]
 
 LARGEST = 64  # rows that go through the model at once
+TOKENS, EMBEDDING = slice(0, 3), slice(3, 4)  # of what the model returns
 METHODS = {"image": "encode_image", "text": "encode_text"}
 # What can be made of pictures and of texts; a method that needs more is not called here.
 MADE = {
@@ -114,7 +116,7 @@ class Loaded:
           ValueError: a picture that cannot be read.
         """
         self._need("encode_image", "image")
-        return self._encode("image", self.pixels(images))[3]
+        return self._encode("image", self.pixels(images), EMBEDDING)[0]
 
     def encode_text(self, texts: str | Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         """Embeddings of texts, at unit length.
@@ -123,21 +125,22 @@ class Loaded:
           WeightsError: the model has no such call, or no tokenizer lies beside its weights.
         """
         self._need("encode_text", "text")
-        return self._encode("text", self.token_ids(texts))[3]
+        seen = getattr(getattr(self.model, "text", None), "sees_padding", True)
+        return self._encode("text", self.token_ids(texts), EMBEDDING, shorten=not seen)[0]
 
     def tokens_image(
         self, images: Picture | Sequence[Picture]
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """(tokens, mask of the real ones or None, pooled vector before unit length) of pictures."""
         self._need("tokens_image", "image")
-        return self._encode("image", self.pixels(images))[:3]
+        return self._encode("image", self.pixels(images), TOKENS)
 
     def tokens_text(
         self, texts: str | Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """(tokens, mask of the real ones or None, pooled vector before unit length) of texts."""
         self._need("tokens_text", "text")
-        return self._encode("text", self.token_ids(texts))[:3]
+        return self._encode("text", self.token_ids(texts), TOKENS)
 
     def similarity(
         self, images: Picture | Sequence[Picture], texts: str | Sequence[str]
@@ -295,10 +298,13 @@ class Loaded:
 
         return jax.jit(laid_out)
 
-    def _encode(self, kind: str, words: dict[str, np.ndarray]) -> list[Any]:
-        """Everything the model returns for rows, on the host.
+    def _encode(
+        self, kind: str, words: dict[str, np.ndarray], wanted: slice, shorten: bool = False
+    ) -> tuple[Any, ...]:
+        """Some of what the model returns for rows, on the host.
 
-        Rows go through in powers of two up to `LARGEST`, so a handful of programs serve any number.
+        Rows go through in powers of two up to `LARGEST`, so a handful of programs serve any number;
+        where padding may be left out (`shorten`), in one of three lengths.
         """
         rows = len(next(iter(words.values())))
         least = 1
@@ -307,14 +313,27 @@ class Loaded:
         parts = []
         for start in range(0, max(rows, 1), LARGEST * least):
             some = {w: value[start : start + LARGEST * least] for w, value in words.items()}
+            if shorten:
+                some = _shortened(some)
             there = len(next(iter(some.values())))
-            wanted = least * 1 << max(0, (-(-there // least) - 1).bit_length())
-            some = {word: _filled(value, wanted) for word, value in some.items()}
+            filled = least * 1 << max(0, (-(-there // least) - 1).bit_length())
+            some = {word: _filled(value, filled) for word, value in some.items()}
             if self.mesh is not None:
                 some = jax.device_put(some, batch_sharding(self.mesh))
-            made = self._compiled[kind](self.variables, some)
+            made = self._compiled[kind](self.variables, some)[wanted]
             parts.append([None if x is None else np.asarray(x)[:there] for x in made])
-        return [None if column[0] is None else np.concatenate(column) for column in zip(*parts)]
+        columns = zip(*parts)
+        return tuple(None if column[0] is None else np.concatenate(column) for column in columns)
+
+
+def _shortened(texts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Texts with less padding: a quarter, half or all of their length, what holds the longest."""
+    real = np.flatnonzero(texts["text_mask"].any(axis=0))
+    length = texts["text_mask"].shape[1]
+    longest = real[-1] + 1 if len(real) else 1
+    kept = (8 * math.ceil(length / parts / 8) for parts in (4, 2))
+    cut = next((least for least in kept if longest <= least < length), length)
+    return {word: value[:, :cut] for word, value in texts.items()}
 
 
 def _filled(value: np.ndarray, rows: int) -> np.ndarray:

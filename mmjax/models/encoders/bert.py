@@ -70,6 +70,11 @@ class Bert(nn.Module):
         shape = (self.token_types, self.dim)
         self.token_type_embedding = self.param("token_type_embedding", init, shape)
 
+    @property
+    def sees_padding(self) -> bool:
+        """Whether the pooled vector depends on how much padding stands after a text: never."""
+        return False
+
     @nn.compact
     def __call__(
         self,

@@ -109,6 +109,13 @@ class TextTransformer(nn.Module):
         x = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="norm")(x)
         return TowerOutput(x, text_mask, self._pool(x, token_ids, text_mask))
 
+    @property
+    def sees_padding(self) -> bool:
+        """Whether the pooled vector depends on how much padding stands after a text."""
+        if self.pooling == "last" or not (self.causal or self.mask_padding):
+            return True
+        return self.pooling == "attention" and not self.mask_padding
+
     def _check(self, token_ids: Any) -> None:
         """Raises ValueError where options or inputs do not fit each other."""
         length = token_ids.shape[1]
