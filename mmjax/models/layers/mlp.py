@@ -1,11 +1,9 @@
 """The two-layer perceptron of a Transformer block, and the activations of the published models."""
 
-import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.dense import product_of
@@ -28,8 +26,6 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Source: Hendrycks and Gimpel 2016, section 2; torch's default `GELU`.
     """
-    if x.dtype == jnp.float32:  # as torch computes it; on a CPU more than twice as fast as by erfc
-        return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
     return jax.nn.gelu(x, approximate=False)
 
 
