@@ -1,14 +1,11 @@
 """Eight simulated CPU devices for every test; set before JAX is first imported."""
 
-import atexit
 import importlib.util
 import io
 import os
 import pathlib
-import shutil
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,24 +17,6 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # processes side by side wait for each other
-
-
-def _share_what_is_made() -> None:
-    """One cache for the processes of these tests, new each time: most of their time is compiling.
-
-    The first process to come here makes the folder and takes it away; the others are its children.
-    """
-    if "MMJAX_TESTS_CACHE" not in os.environ:
-        folder = tempfile.mkdtemp(prefix="mmjax-tests-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ["MMJAX_TESTS_CACHE"] = folder
-    os.environ["MMJAX_CACHE"] = os.environ["MMJAX_TESTS_CACHE"]
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["MMJAX_CACHE"], "xla")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-
-
-_share_what_is_made()
 
 
 def beside(name: str) -> Any:
