@@ -22,7 +22,6 @@ from mmjax.training import manifest, orbax_arrays
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.py"
-OURS = ("MMJAX_", "PYTEST", "JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")  # of these tests alone
 PARTS = ("params", "opt_state", "ema", "batch_stats", "objectives", "counters")
 
 
@@ -119,7 +118,7 @@ class Trainer:
     def environment(self, **changes: str | None) -> dict[str, str]:
         """That of a run; None takes a variable away."""
         made: dict[str, Any] = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(OURS)},
+            **{k: v for k, v in os.environ.items() if not k.startswith(("MMJAX_", "PYTEST"))},
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
             "MMJAX_CACHE": str(self.cache),
