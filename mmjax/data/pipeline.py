@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-import grain
 import numpy as np
 
 from mmjax.data import workers
@@ -211,13 +210,14 @@ def batches(maker: BatchMaker, start: int, stop: int, reading: Reading) -> Itera
       stop: one past the last.
       reading: threads or processes.
     """
-    source = grain.MapDataset.range(start, max(stop, start)).map(maker)
     if not reading.workers:
-        return (source[number] for number in range(len(source)))
+        return (maker(number) for number in range(start, stop))
+    import grain  # with Orbax, half a second that a run without workers does not wait
     from absl import flags
 
     if not flags.FLAGS.is_parsed():  # grain's workers ask for absl flags, which we do not use
         flags.FLAGS.mark_as_parsed()
+    source = grain.MapDataset.range(start, max(stop, start)).map(maker)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     ahead = grain.MultiprocessingOptions(
         num_workers=reading.workers, per_worker_buffer_size=reading.ahead

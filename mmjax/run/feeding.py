@@ -8,7 +8,7 @@ import jax
 from mmjax.data.device import Feed
 from mmjax.data.pipeline import BatchMaker, Reading, batches
 from mmjax.data.sources.fetching import FetchError
-from mmjax.training.loop import Failed
+from mmjax.training.failing import Failed
 from mmjax.typing import Batch
 
 

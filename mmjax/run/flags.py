@@ -7,16 +7,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-import jax
 from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, nearest, override
-from mmjax.data import workers
-from mmjax.parallel import hosts
-from mmjax.run.adopting import adopt
 from mmjax.run.config_file import load
 from mmjax.run.options import COMPILES, Options, Stopped
-from mmjax.training.loop import Failed
+from mmjax.training.failing import Failed
 
 _OVERRIDE = "--config."
 _AGAIN = "The same command, started on all, goes on from the last checkpoint."
@@ -81,7 +77,12 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
     )
     known, overrides = _parse(parser, arguments)
     config = ConfigDict() if known.config is None else load(known.config)
-    for path, text in adopt(config, overrides):
+    if "adopt" in config:
+        # Reading others' weights takes a second to load, which no other config needs.
+        from mmjax.run.adopting import adopt
+
+        overrides = adopt(config, overrides)
+    for path, text in overrides:
         override(config, path, text)
     if (known.search or known.plan_json) and not known.plan:
         raise ConfigError("--search and --plan-json say more of a plan; give --plan=TOPOLOGY too.")
@@ -200,7 +201,10 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
         failure, status, text = error, 1, traceback.format_exc().rstrip()
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
-    if failure is not None or (status == EXIT_WRONG and jax.distributed.is_initialized()):
+    if failure is not None or (status == EXIT_WRONG and _among_others()):
+        from mmjax.data import workers
+        from mmjax.parallel import hosts
+
         workers.release()
         culprit = hosts.blame(failure) if failure is not None else ""
         if culprit:
@@ -209,3 +213,9 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
                 print(f"error: {text}. {_AGAIN}", file=sys.stderr, flush=True)
         hosts.leave(status, text.splitlines()[-1])
     sys.exit(status)
+
+
+def _among_others() -> bool:
+    """Whether this process has joined a job of several; JAX is not loaded to find out."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()

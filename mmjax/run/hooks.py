@@ -16,9 +16,10 @@ from mmjax.parallel import hosts
 from mmjax.parallel.watchdog import Watch
 from mmjax.run.evaluating import Interrupted
 from mmjax.training.checkpoint import Checkpoints, Saved
+from mmjax.training.failing import Replaced
 from mmjax.training.flops import peak_flops
 from mmjax.training.logging import MetricLog
-from mmjax.training.loop import REPLACED, Replaced
+from mmjax.training.loop import REPLACED
 from mmjax.training.progress import Pace, Progress
 from mmjax.training.signals import StopRequest
 from mmjax.training.state import State, samples_seen

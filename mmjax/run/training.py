@@ -45,10 +45,10 @@ from mmjax.run.options import PLAIN, Options, Stopped
 from mmjax.run.vocabulary import ANSWERS, check_answers, keep_answers, with_answers
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled, shapes_to_plain
+from mmjax.training.failing import Failed
 from mmjax.training.flops import peak_flops
 from mmjax.training.home import Home, open_home
 from mmjax.training.logging import MetricLog
-from mmjax.training.loop import Failed
 from mmjax.training.loop import train as train_loop
 from mmjax.training.progress import Pace, Progress
 from mmjax.training.replay import Replay

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from mmjax.data.sources.base import CAUSES
+from mmjax.training.failing import Failed, Replaced
 from mmjax.training.state import State, samples_seen
 
 
@@ -44,20 +45,6 @@ class Rhythm:
 # What a process adds to its stop word where another run has taken its workdir: more than all
 # requests to stop add up to, and still an int32 where 1,000 devices of a process say so.
 REPLACED = 1 << 20
-
-
-class Failed(RuntimeError):
-    """The run cannot go on; the message says why and what to do."""
-
-
-class Replaced(Failed):
-    """Another run writes the workdir now; this one writes nothing more."""
-
-    def __init__(self, step: int):
-        super().__init__(
-            f"step {step}: another process has taken over this workdir, since this one was silent "
-            "for too long; it writes nothing more. Look at lock.json for who goes on."
-        )
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from mmjax.parallel.sharding import replicated
 from mmjax.paths import flatten
-from mmjax.training.loop import Failed
+from mmjax.training.failing import Failed
 
 _SHOWN = 5
 

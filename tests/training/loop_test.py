@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mmjax.data.sources.base import CAUSES
-from mmjax.training.loop import REPLACED, Failed, Replaced, Rhythm, bad_sample_table, train
+from mmjax.training.failing import Failed, Replaced
+from mmjax.training.loop import REPLACED, Rhythm, bad_sample_table, train
 from mmjax.training.state import State, add_samples, new_counters, samples_seen
 
 

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax.parallel.mesh import make_mesh
-from mmjax.training.loop import Failed
+from mmjax.training.failing import Failed
 from mmjax.training.replay import Replay
 
 
