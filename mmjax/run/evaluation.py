@@ -2,6 +2,8 @@
 
 import json
 
+from ml_collections import ConfigDict
+
 from mmjax.config import ConfigError, from_json, override
 from mmjax.evaluation.report import write_report
 from mmjax.parallel import compilation, cpu, hosts
@@ -14,7 +16,7 @@ from mmjax.run.assembly import (
     open_tokenizer,
     with_tokenizer,
 )
-from mmjax.run.beginning import start_mesh
+from mmjax.run.beginning import TOKENIZERS, start_mesh
 from mmjax.run.console import refusing, say
 from mmjax.run.held_out import Evaluations, print_numbers, to_line
 from mmjax.run.vocabulary import ANSWERS, with_answers
@@ -78,6 +80,8 @@ def _evaluate(
                 f"{home.name} holds no checkpoint of step {step}; it holds {there or 'none'}."
             )
     config = from_json(saved.decode())
+    with refusing():
+        _take_own_tokenizer(config, home, inner)
     for path, text in overrides or ():
         override(config, path, text)
     parts = assemble(config, allow, training=False)
@@ -126,3 +130,16 @@ def _evaluate(
     if hosts.is_main():
         say(f"report: {home.child(write_report(home.folder).name)}")
     return numbers
+
+
+def _take_own_tokenizer(config: ConfigDict, home: Home, inner: str) -> None:
+    """The config names the run's copy of its tokenizer: the file it was trained with may be gone.
+
+    Args:
+      config: as saved; changed in place.
+      home: of the run.
+      inner: the step's folder in it, '' for the run's own.
+    """
+    kept = (home.path(f"{inner}{name}") for name in TOKENIZERS)
+    if found := next((str(path) for path in kept if path.exists()), ""):
+        config.tokenizer.path = found

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from mmjax.config import ConfigError, spec
+from mmjax.data.tokenizers.training import train_bpe
 from mmjax.evaluation.objectives import Objectives
 from mmjax.evaluation.retrieval import Retrieval
 from mmjax.run.assembly import assemble
@@ -34,12 +35,18 @@ def config():
 
 
 def test_each_set_gives_numbers_under_its_name_also_when_evaluated_again(tmp_path):
-    numbers = train(config(), str(tmp_path), Options())
+    made, words = config(), tmp_path / "words.json"
+    train_bpe(["a red circle on a noisy wall", "two blue squares"] * 9, 300, str(words))
+    made.tokenizer.path = str(words)
+    numbers = train(made, str(tmp_path / "run"), Options())
+    words.unlink()  # the run has its own copy
     names = {"/".join(name.split("/")[:2]) for name in numbers}
     assert names == {"near/retrieval", "far/objectives"}
     assert numbers["far/objectives/samples"] == 32
-    assert evaluate(str(tmp_path)) == pytest.approx(numbers, abs=1e-6)
-    artifact = json.loads((tmp_path / "evaluations" / "2" / "near" / "retrieval.json").read_text())
+    assert evaluate(str(tmp_path / "run")) == pytest.approx(numbers, abs=1e-6)
+    assert evaluate(str(tmp_path / "run"), 2) == pytest.approx(numbers, abs=1e-6)
+    evaluations = tmp_path / "run" / "evaluations"
+    artifact = json.loads((evaluations / "2" / "near" / "retrieval.json").read_text())
     assert artifact["name"] == "near/retrieval"
 
 
