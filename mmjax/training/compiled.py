@@ -103,12 +103,17 @@ class Compiled:
             self._step,
             donate_argnums=0,
             out_shardings=(self.shardings, replicated(mesh)),
-            compiler_options=compiler_options(mesh.devices.flat[0].platform),
+            compiler_options=compiler_options(self._platform),
         )
+
+    @property
+    def _platform(self) -> str:
+        return self.mesh.devices.flat[0].platform
 
     def init(self) -> State:
         """The state before the first step."""
-        return jax.jit(self._init, out_shardings=self.shardings)()
+        options = compiler_options(self._platform, once=True)
+        return jax.jit(self._init, out_shardings=self.shardings, compiler_options=options)()
 
     def with_params(self, state: State, params: PyTree, statistics: PyTree) -> State:
         """The state with other parameters and statistics, and the average begun from them."""

@@ -26,6 +26,7 @@ from mmjax.training import manifest
 from mmjax.typing import PyTree
 
 _SHOWN = 5  # names in an error
+_SLICE_BYTES = 2**20  # least that a device writes of an array that others hold as well
 
 
 def named(tree: PyTree) -> dict[str, Any]:
@@ -51,24 +52,13 @@ def named(tree: PyTree) -> dict[str, Any]:
     return flat
 
 
-def prepare(folder: pathlib.Path) -> None:
-    """Makes the folder of a state; by one process, before any of them writes.
-
-    Raises:
-      OSError: the disk refused.
-    """
-    folder.mkdir()
-    # Orbax has process 0 make this one, and the others wait for it, though 0 may have failed.
-    (folder / "array_metadatas").mkdir()
-
-
 def write(folder: pathlib.Path, flat: dict[str, Any], on_copied: Callable[[], None]) -> None:
     """Writes this process's part of the arrays; returns when it is on the disk.
 
     Runs in a thread of its own, since Orbax's coroutine needs one without an event loop.
 
     Args:
-      folder: made by `prepare`.
+      folder: made by one process, before any of them writes.
       flat: {path: array}; arrays without elements are left out (Orbax refuses them).
       on_copied: called once the arrays may be given away (donated).
 
@@ -232,8 +222,18 @@ def _nothing(shape: tuple[int, ...], dtype: Any) -> Callable[[Any], np.ndarray]:
 
 
 def _handler() -> Any:
-    """A handler of our own for each use: none of them shares a cache of what a folder held."""
-    return _orbax().PyTreeCheckpointHandler(use_compression=False)
+    """A handler of our own for each use: none of them shares a cache of what a folder held.
+
+    An array that lies whole on several devices is written by all of them, each a slice, and each
+    slice is a program to compile: small arrays are written by one.
+    """
+    orbax = _orbax()
+    kinds = orbax.type_handlers
+    arrays = kinds.ArrayHandler(min_slice_bytes_for_replica_parallel=_SLICE_BYTES)
+    registry = kinds.create_type_handler_registry(
+        (jax.Array, arrays), (np.ndarray, kinds.NumpyHandler())
+    )
+    return orbax.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
 
 
 def _orbax() -> Any:

@@ -208,7 +208,7 @@ class RemotePart:
         for left in self.folder.parent.glob("*"):  # a step that was brought here, and is read
             shutil.rmtree(left, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        orbax_arrays.prepare(self.folder / STATE)
+        (self.folder / STATE).mkdir()
 
     def deliver(self) -> None:
         """Puts what this process wrote."""

@@ -107,7 +107,7 @@ class LocalPart:
 
     def begin(self) -> None:
         """Makes the folder."""
-        orbax_arrays.prepare(manifest.begin(self._parent, self._step, self._token) / STATE)
+        (manifest.begin(self._parent, self._step, self._token) / STATE).mkdir()
 
     def prepare(self) -> None:
         """Nothing: process 0 made the folder."""

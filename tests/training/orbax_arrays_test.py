@@ -18,7 +18,7 @@ from mmjax.training import orbax_arrays
 
 def write(folder: pathlib.Path, tree: Any) -> pathlib.Path:
     """A folder as a save leaves it, without its manifest."""
-    orbax_arrays.prepare(folder)
+    folder.mkdir()
     calls: list[int] = []
     orbax_arrays.write(folder, orbax_arrays.named(tree), lambda: calls.append(1))
     assert calls == [1]
@@ -40,6 +40,28 @@ def test_every_type_comes_back_on_the_device_asked_for(tmp_path: pathlib.Path, d
     assert found["a"].devices() == found["b"][0].devices() == {jax.devices()[3]}
     assert np.array_equal(found["a"], tree["a"])
     assert found["b"][0].shape == (0, 2)
+
+
+def test_only_a_large_array_is_written_in_slices_by_those_that_hold_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = jax.sharding.Mesh(jax.devices(), "data")
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    tree = jax.device_put(
+        {"small": jnp.arange(24.0).reshape(8, 3), "large": jnp.arange(8 * 2**18) * 1.0}, everywhere
+    )
+    sliced = []
+    slice_in_dim = jax.lax.slice_in_dim
+
+    def counted(x: jax.Array, *given: Any, **named: Any) -> jax.Array:
+        sliced.append(x.shape)
+        return slice_in_dim(x, *given, **named)
+
+    monkeypatch.setattr(jax.lax, "slice_in_dim", counted)
+    found = orbax_arrays.read(write(tmp_path / "state", tree), like(tree))
+    assert set(sliced) == {(8 * 2**18,)}
+    assert len(sliced) == 8
+    assert all(np.array_equal(found[name], tree[name]) for name in tree)
 
 
 def test_not_a_number_and_minus_zero_keep_their_bits(tmp_path: pathlib.Path) -> None:

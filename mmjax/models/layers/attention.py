@@ -56,17 +56,10 @@ class Attention(nn.Module):
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide dim={dim}; choose one that does."
             )
-
-        def dense(name: str, init: nn.initializers.Initializer, features: int = dim) -> nn.Dense:
-            how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, name)}
-            return nn.Dense(features, kernel_init=init, name=name, **how)
-
-        def heads(x: Float[Array, "batch length dim"], name: str) -> Float[Array, "..."]:
-            x = dense(name, nn.initializers.normal(x.shape[-1] ** -0.5))(x)
-            x = x.reshape(*x.shape[:2], self.num_heads, -1)  # [b, n, dim] -> [b, n, h, dim/h]
-            return constrain(x, "batch", None, "heads", None)
-
-        query, key, value = heads(queries, "query"), heads(keys, "key"), heads(keys, "value")
+        query, key, value = (
+            self._heads(x, name, dim)
+            for x, name in ((queries, "query"), (keys, "key"), (keys, "value"))
+        )
         chosen = choose(self.implementation, query, key, mask, self.causal)
         if self.is_initializing():  # on one row, which a mesh cannot divide
             chosen = "xla"
@@ -81,4 +74,15 @@ class Attention(nn.Module):
             self.sow("attention", seen, weights(query, key, mask, self.causal))
         x = x.reshape(*x.shape[:2], dim)  # [b, n, h, dim/h] -> [b, n, dim]
         init = nn.initializers.normal(self.init_scale * dim**-0.5)
-        return dense("output", init, self.out_dim or queries.shape[-1])(x)
+        return self._dense("output", init, self.out_dim or queries.shape[-1])(x)
+
+    def _heads(
+        self, x: Float[Array, "batch length dim"], name: str, dim: int
+    ) -> Float[Array, "batch length heads head_dim"]:
+        x = self._dense(name, nn.initializers.normal(x.shape[-1] ** -0.5), dim)(x)
+        x = x.reshape(*x.shape[:2], self.num_heads, -1)  # [b, n, dim] -> [b, n, h, dim/h]
+        return constrain(x, "batch", None, "heads", None)
+
+    def _dense(self, name: str, init: nn.initializers.Initializer, features: int) -> nn.Dense:
+        how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, name)}
+        return nn.Dense(features, kernel_init=init, name=name, **how)

@@ -81,12 +81,11 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch length dim"]) -> Float[Array, "batch length dim"]:
         dim = x.shape[-1]
-
-        def dense(name: str, features: int, deviation: float) -> nn.Dense:
-            init, how = nn.initializers.normal(deviation), product_of(self, name)
-            dtype = compute_type(self.dtype)
-            return nn.Dense(features, kernel_init=init, name=name, dtype=dtype, dot_general=how)
-
-        x = dense("up", self.mlp_dim, (2 * dim) ** -0.5)(x)
+        x = self._dense("up", self.mlp_dim, (2 * dim) ** -0.5)(x)
         x = constrain(activation(self.activation)(x), "batch", None, "mlp")
-        return dense("down", dim, self.init_scale * dim**-0.5)(x)
+        return self._dense("down", dim, self.init_scale * dim**-0.5)(x)
+
+    def _dense(self, name: str, features: int, deviation: float) -> nn.Dense:
+        init, how = nn.initializers.normal(deviation), product_of(self, name)
+        dtype = compute_type(self.dtype)
+        return nn.Dense(features, kernel_init=init, name=name, dtype=dtype, dot_general=how)
