@@ -136,7 +136,7 @@ def add(folder: pathlib.Path) -> str:
 
 def another_steps_file(folder: pathlib.Path) -> str:
     path = folder / "state" / "_METADATA"
-    path.write_bytes(path.read_bytes().replace(b"40", b"41"))
+    path.write_bytes(path.read_bytes().replace(b": false", b": true "))
     return "_METADATA"
 
 

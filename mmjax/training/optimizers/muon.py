@@ -16,7 +16,7 @@ from mmjax.typing import PyTree
 
 # Between the first layer and the last: not what makes tokens, nor what leads out of the towers.
 HIDDEN = (
-    (r"(?#optional)(.*/)?(blocks|pool)/.*/kernel", True),
+    (r"(?#optional)(.*/)?(blocks|crossings|layers|pool)/.*/kernel", True),
     (".*", False),
 )
 # The two last axes, whatever stands before them: each layer of a stack by itself.

@@ -6,8 +6,11 @@ import pytest
 
 from mmjax import paths
 from mmjax.models.dual.two_tower import TwoTower
+from mmjax.models.encoders.bert import Bert
+from mmjax.models.encoders.regions import RegionTower
 from mmjax.models.encoders.text_transformer import TextTransformer
 from mmjax.models.encoders.vit import ViT
+from mmjax.models.fusion.lxmert import Lxmert
 from mmjax.training import schedules
 from mmjax.training.optimizers.muon import HIDDEN, Muon
 
@@ -76,6 +79,21 @@ def test_by_default_muon_takes_the_hidden_matrices_of_the_towers_alone():
     assert {path for path, muon in taken.items() if muon} == {
         f"{place}/{name}/kernel" for place in places for name in inside
     }
+    Muon(schedules.constant(1.0)).transform(params)
+
+
+def test_by_default_muon_takes_the_layers_in_which_two_streams_meet():
+    sizes = {"dim": 8, "depth": 1, "num_heads": 2, "mlp_dim": 16}
+    model = Lxmert(
+        Bert(vocab_size=30, length=4, pooling="class", **sizes),
+        RegionTower(feature_dim=5, **sizes),
+        2,
+    )
+    params = jax.eval_shape(model.init, jax.random.key(0), **model.example())["params"]
+    taken = paths.choose(HIDDEN, paths.flatten(params), "matrix_rules")
+    met = {path for path in taken if path.startswith("crossings/") and path.endswith("/kernel")}
+    assert len(met) == 4 + 2 * 4 + 2 * 2  # one attention over the other, two of their own, two MLPs
+    assert all(taken[path] for path in met)
     Muon(schedules.constant(1.0)).transform(params)
 
 
