@@ -3,8 +3,8 @@
 Reproduces: nothing published; it shows the whole way from data to report on any machine.
 Command:    python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 Devices:    2 CPU cores, about 4 minutes on slow ones from start to report.
-Expect:     zero-shot 70.3 and 74.6 % over 32 held-out classes (chance 3.1 %), text→image R@1
-            74.2 and 77.3 % of 256 held-out pairs (chance 0.4 %), measured here: docs/benchmarks.md.
+Expect:     zero-shot 69 to 75 % over 32 held-out classes (chance 3.1 %), text→image R@1
+            71 to 77 % of 256 held-out pairs (chance 0.4 %), three seeds: docs/benchmarks.md.
 """
 
 import math
