@@ -19,7 +19,7 @@ from mmjax.parallel.mesh import check_batch, make_mesh
 from mmjax.parallel.plan import Facts, alone_bytes, compile_facts, state_bytes, times
 from mmjax.parallel.topologies import Topology
 from mmjax.parallel.traffic import Collective
-from mmjax.parallel.xla_flags import compiler_options
+from mmjax.parallel.xla_flags import wanted
 from mmjax.run.console import say
 from mmjax.run.shapes import recipe_and_shapes
 from mmjax.training.compiled import Compiled
@@ -136,7 +136,7 @@ def loss_bytes(compiled: Compiled, topology: Topology) -> int:
 def _kept(lowered: Any, topology: Topology, make: Callable[[], Any]) -> Any:
     """What was made of a lowered program: kept on disk, by program, compiler and its flags."""
     client = topology.devices[0].client
-    flags = json.dumps(compiler_options(client.platform), sort_keys=True)
+    flags = json.dumps(wanted(client.platform), sort_keys=True)
     name = {"tpu": "libtpu"}.get(client.platform, "jaxlib")
     version = f"{jaxlib.__version__} {name} {importlib.metadata.version(name)}"
     given = [os.environ.get(variable, "") for variable in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]

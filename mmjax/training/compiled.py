@@ -103,16 +103,12 @@ class Compiled:
             self._step,
             donate_argnums=0,
             out_shardings=(self.shardings, replicated(mesh)),
-            compiler_options=compiler_options(self._platform),
+            compiler_options=compiler_options(mesh),
         )
-
-    @property
-    def _platform(self) -> str:
-        return self.mesh.devices.flat[0].platform
 
     def init(self) -> State:
         """The state before the first step."""
-        options = compiler_options(self._platform, once=True)
+        options = compiler_options(self.mesh, once=True)
         return jax.jit(self._init, out_shardings=self.shardings, compiler_options=options)()
 
     def with_params(self, state: State, params: PyTree, statistics: PyTree) -> State:

@@ -57,7 +57,7 @@ def lowered_comparisons(compiled: Compiled) -> dict[str, Any]:
         function = jax.jit(
             jax.value_and_grad(mean, argnums=(0, 1)),
             out_shardings=(whole, (rows, whole)),
-            compiler_options=compiler_options(mesh.devices.flat[0].platform),
+            compiler_options=compiler_options(mesh),
         )
         found[name] = function.lower(
             place(floats, rows),

@@ -1,32 +1,56 @@
 """The compiler's flags: known to it, and never against what a person has set."""
 
+import logging
+
 import jax
 import pytest
 
 from mmjax.parallel import xla_flags
+from mmjax.parallel.mesh import make_mesh
+
+PIPELINED = "xla_gpu_pipeline_all_gather"
 
 
 def test_each_platform_has_its_own():
-    assert xla_flags.compiler_options("tpu") == dict(xla_flags.TPU)
-    assert xla_flags.compiler_options("gpu") == dict(xla_flags.GPU)
-    assert xla_flags.compiler_options("cpu") == {}
-    assert xla_flags.compiler_options("cpu", once=True) == dict(xla_flags.CPU_ONCE)
-    assert xla_flags.compiler_options("tpu", once=True) == {}
+    assert xla_flags.wanted("tpu") == dict(xla_flags.TPU)
+    assert xla_flags.wanted("gpu") == dict(xla_flags.GPU)
+    assert xla_flags.wanted("cpu") == {}
+    assert xla_flags.wanted("cpu", once=True) == dict(xla_flags.CPU_ONCE)
+    assert xla_flags.wanted("tpu", once=True) == {}
 
 
+@pytest.mark.parametrize("name", [PIPELINED, xla_flags.FORMER[PIPELINED][0]])
 @pytest.mark.parametrize("variable", xla_flags.VARIABLES)
-def test_what_a_person_has_set_is_left_alone(variable, monkeypatch):
-    name = "xla_gpu_enable_pipelined_all_gather"
+def test_what_a_person_has_set_is_left_alone_by_either_name(variable, name, monkeypatch):
     monkeypatch.setenv(variable, f"--xla_dump_to=/nowhere --{name}=false")
-    expected = {other: value for other, value in xla_flags.GPU.items() if other != name}
-    assert xla_flags.compiler_options("gpu") == expected
+    expected = {other: value for other, value in xla_flags.GPU.items() if other != PIPELINED}
+    assert xla_flags.wanted("gpu") == expected
 
 
 def test_the_compiler_knows_the_flags():
-    once = jax.jit(lambda x: x + 1, compiler_options=dict(xla_flags.CPU_ONCE))
-    assert once(1.0) == 2
-    known = jax.jit(lambda x: x + 1, compiler_options=dict(xla_flags.GPU))
-    assert known(1.0) == 2
-    unknown = jax.jit(lambda x: x + 1, compiler_options={"xla_gpu_no_such_flag": True})
-    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
-        unknown(1.0)
+    made = jax.jit(lambda x: x + 1, compiler_options=xla_flags.compiler_options(make_mesh(), True))
+    assert made(1.0) == 2
+
+
+def test_gpu_flags_go_by_the_names_that_the_compiler_knows(monkeypatch, caplog):
+    monkeypatch.setattr(xla_flags, "wanted", lambda *_: dict(xla_flags.GPU))
+    options = xla_flags.compiler_options(make_mesh())  # a CPU's compiler parses them all the same
+    assert len(options) == len(xla_flags.GPU)
+    assert not caplog.records
+    former = {xla_flags.FORMER.get(name, (name,))[0] for name in xla_flags.GPU}
+    assert set(options) in (set(xla_flags.GPU), former)
+
+
+def test_an_option_that_the_compiler_does_not_know_is_left_out_and_named(monkeypatch, caplog):
+    asked = {"xla_gpu_no_such_flag": True, "xla_gpu_enable_latency_hiding_scheduler": True}
+    monkeypatch.setattr(xla_flags, "wanted", lambda *_: asked)
+    with caplog.at_level(logging.WARNING, "mmjax"):
+        options = xla_flags.compiler_options(make_mesh())
+    assert options == {"xla_gpu_enable_latency_hiding_scheduler": True}
+    assert "does not know xla_gpu_no_such_flag" in caplog.text
+
+
+def test_another_error_of_the_compiler_is_shown(monkeypatch):
+    monkeypatch.setattr(xla_flags, "wanted", lambda *_: {"xla_gpu_autotune_level": 1 << 40})
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        xla_flags.compiler_options(make_mesh())
