@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from mmjax import preprocess
+from mmjax.models.rolled import rolled
 from mmjax.objectives.base import Forward, Objective
 from mmjax.training.accumulation import Part, accumulated_gradients
 from mmjax.training.ema import ema_decay, ema_update
@@ -133,7 +134,7 @@ def init_state(recipe: Recipe, batches: Mapping[str, Batch]) -> State:
     first = {word: value[:1] for word, value in fullest.items()}
     first = preprocess.preprocess(first, recipe.contract)
     inputs = {word: value for word, value in first.items() if word in takes}
-    variables = recipe.model.init(jax.random.fold_in(key, 0), **inputs)
+    variables = rolled(recipe.model).init(jax.random.fold_in(key, 0), **inputs)
     params = dict(variables["params"])
     owned, memory = {}, {}
     for number, (name, goal) in enumerate(recipe.goals.items()):
