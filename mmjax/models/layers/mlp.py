@@ -1,9 +1,12 @@
 """The two-layer perceptron of a Transformer block, and the activations of the published models."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.dense import product_of
@@ -21,12 +24,35 @@ def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+@jax.custom_jvp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x · Φ(x) with the exact normal distribution function.
+    """x · Φ(x) with the exact normal distribution function, in float32 at least.
+
+    Φ is (1 + erf(x ÷ √2)) ÷ 2. JAX's own form by erfc took a GPU three times as long as the memory
+    that it reads and writes; and its backward pass stores several arrays where one will do.
 
     Source: Hendrycks and Gimpel 2016, section 2; torch's default `GELU`.
     """
-    return jax.nn.gelu(x, approximate=False)
+    wide = _widened(x)
+    return (wide * _normal(wide)).astype(x.dtype)
+
+
+@gelu.defjvp
+def _gelu_slope(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    """Φ(x) + x · φ(x) times the tangent, of which the backward pass stores this alone."""
+    (x,), (tangent,) = primals, tangents
+    wide = _widened(x)
+    density = jnp.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5
+    return gelu(x), (_normal(wide) + wide * density).astype(x.dtype) * tangent
+
+
+def _widened(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))  # 1 + erf cancels where x is below 0
+
+
+def _normal(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The normal distribution function."""
+    return 0.5 * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 
 def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:

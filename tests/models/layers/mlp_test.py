@@ -25,6 +25,31 @@ def test_an_activation_is_its_formula(name):
     np.testing.assert_allclose(activation(name)(jnp.asarray(POINTS)), expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_s_slope_is_that_of_its_formula(name):
+    points = [float(x) + 0.03 for x in POINTS]  # the kink of one of them is at 0
+    formula, step = REFERENCES[name], 1e-4
+    expected = [(formula(x + step) - formula(x - step)) / (2 * step) for x in points]
+    slopes = jax.vmap(jax.grad(activation(name)))(jnp.asarray(points, jnp.float32))
+    np.testing.assert_allclose(slopes, expected, atol=2e-6)
+    _, forward = jax.jvp(activation(name), (jnp.asarray(points),), (jnp.ones(len(points)),))
+    np.testing.assert_allclose(forward, expected, atol=2e-6)
+
+
+def test_the_exact_gelu_keeps_bfloat16_s_precision_below_zero():
+    points = jnp.asarray(POINTS[(POINTS > -4) & (POINTS != 0)], jnp.bfloat16)
+    expected = [REFERENCES["gelu"](float(x)) for x in points]
+    made = jax.jit(activation("gelu"))(points)
+    assert made.dtype == jnp.bfloat16
+    np.testing.assert_allclose(made.astype(jnp.float32), expected, rtol=2**-8)
+
+
+def test_the_exact_gelu_stores_one_array_for_its_slope():
+    x = jnp.ones((8, 16), jnp.bfloat16)
+    stored = jax.tree.leaves(jax.vjp(activation("gelu"), x)[1])
+    assert [(leaf.shape, leaf.dtype) for leaf in stored] == [(x.shape, x.dtype)]
+
+
 def test_an_unknown_activation_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'swish' is none of gelu, gelu_tanh, quick_gelu, relu"):
         activation("swish")
