@@ -1,5 +1,7 @@
 """softmax(q·k / √head_dim) · v by the implementation that suits the platform."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -23,6 +25,7 @@ def attend(
     *,
     causal: bool = False,
     implementation: str = "xla",
+    filled: tuple[int, int] = (0, 0),
 ) -> Float[Array, "batch queries heads head_dim"]:
     """softmax(q·k / √head_dim) · v, with the softmax in float32 whatever the inputs are.
 
@@ -34,6 +37,7 @@ def attend(
         alike, so that rows of padding stay finite.
       causal: whether a query sees only keys up to its own position, beside the mask.
       implementation: 'xla', 'cudnn' or 'splash'; see `choose`.
+      filled: for 'cudnn', see `mmjax.models.layers.cudnn.fused`.
 
     Source: Vaswani et al. 2017, equation 1.
     """
@@ -42,7 +46,7 @@ def attend(
     if causal and mask is not None:  # one mask, so that a row without a True is the same everywhere
         mask, causal = mask & jnp.tril(jnp.ones((query.shape[1], key.shape[1]), bool)), False
     if implementation == "cudnn":
-        return fused(query, key, value, mask, causal)
+        return fused(query, key, value, mask, causal, filled)
     heads = None if mask is None else mask[:, None]  # [b, q, k] -> [b, 1, q, k]
     how = {"is_causal": causal, "implementation": "xla"}
     return jax.nn.dot_product_attention(query, key, value, mask=heads, **how)
@@ -73,8 +77,8 @@ def weights(
 
 def choose(
     implementation: str,
-    query: Float[Array, "batch queries heads head_dim"],
-    key: Float[Array, "batch keys heads head_dim"],
+    query: jax.ShapeDtypeStruct,
+    key: jax.ShapeDtypeStruct,
     mask: Bool[Array, "#batch #queries keys"] | None,
     causal: bool,
 ) -> str:
@@ -86,8 +90,8 @@ def choose(
         kernel (TPUs; as many queries as keys, no mask but the causal one). Both never store the
         scores. 'auto' takes cuDNN on a GPU, and on a TPU splash from `SPLASH_FROM` keys on, where
         they can run, and XLA otherwise.
-      query: as in `attend`.
-      key: as in `attend`.
+      query: shape and type of what `attend` will be given.
+      key: the same.
       mask: as in `attend`.
       causal: as in `attend`.
 
@@ -108,7 +112,7 @@ def choose(
     return implementation
 
 
-def _against_cudnn(query: jax.Array, key: jax.Array, mask: jax.Array | None, causal: bool) -> str:
+def _against_cudnn(query: Any, key: Any, mask: jax.Array | None, causal: bool) -> str:
     """Why cuDNN's kernel cannot run, or ''."""
     head_dim = query.shape[-1]
     if platform() != "gpu":
@@ -119,14 +123,14 @@ def _against_cudnn(query: jax.Array, key: jax.Array, mask: jax.Array | None, cau
         return f"head_dim={head_dim} is no multiple of 8 up to 128"
     try:  # JAX's own checks: whether cuDNN is there, and new enough
         jax.eval_shape(
-            jax.grad(lambda q: fused(q, key, key, mask, causal).astype("float32").sum()), query
+            jax.grad(lambda q, k: fused(q, k, k, mask, causal).astype("float32").sum()), query, key
         )
     except (RuntimeError, NotImplementedError) as error:
         return str(error).rstrip(".")
     return ""
 
 
-def _against_splash(query: jax.Array, key: jax.Array, mask: jax.Array | None, _: bool) -> str:
+def _against_splash(query: Any, key: Any, mask: jax.Array | None, _: bool) -> str:
     """Why the Pallas kernel cannot run, or ''."""
     if platform() != "tpu":
         return f"splash runs on TPUs, and this is for {platform()!r}"

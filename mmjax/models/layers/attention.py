@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from mmjax.models.layers.attend import attend, choose, weights
 from mmjax.models.layers.compute import compute_type
@@ -56,25 +58,36 @@ class Attention(nn.Module):
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide dim={dim}; choose one that does."
             )
+        lengths, own = (queries.shape[1], keys.shape[1]), queries is keys
+        heads = [
+            (len(queries), length, self.num_heads, dim // self.num_heads) for length in lengths
+        ]
+        shapes = [jax.ShapeDtypeStruct(shape, compute_type(self.dtype)) for shape in heads]
+        chosen = choose(self.implementation, *shapes, mask, self.causal)
+        if self.is_initializing():  # on one row, which a mesh cannot divide
+            chosen = "xla"
+        filled = (0, 0)
+        if chosen == "cudnn" and mask is None:  # one copy here, or three after the projections
+            filled = (lengths[0] % 2, lengths[1] % 2)
+            queries = _fill(queries, filled[0])
+            keys = queries if own else _fill(keys, filled[1])
         query, key, value = (
             self._heads(x, name, dim)
             for x, name in ((queries, "query"), (keys, "key"), (keys, "value"))
         )
-        chosen = choose(self.implementation, query, key, mask, self.causal)
-        if self.is_initializing():  # on one row, which a mesh cannot divide
-            chosen = "xla"
-        run = functools.partial(attend, causal=self.causal, implementation=chosen)
+        run = functools.partial(attend, causal=self.causal, implementation=chosen, filled=filled)
         if self.recompute is not None and chosen == "xla":
             run = self.recompute(run)
         x = run(query, key, value, mask)
         if self.is_mutable_collection("intermediates"):
-            self.sow("intermediates", "weights", weights(query, key, mask, self.causal))
+            self.sow("intermediates", "weights", self._weights(query, key, mask, lengths))
         if self.is_mutable_collection("attention") and not self.is_initializing():
-            seen = "own" if queries is keys else "other"
-            self.sow("attention", seen, weights(query, key, mask, self.causal))
+            seen = "own" if own else "other"
+            self.sow("attention", seen, self._weights(query, key, mask, lengths))
         x = x.reshape(*x.shape[:2], dim)  # [b, n, h, dim/h] -> [b, n, dim]
         init = nn.initializers.normal(self.init_scale * dim**-0.5)
-        return self._dense("output", init, self.out_dim or queries.shape[-1])(x)
+        x = self._dense("output", init, self.out_dim or queries.shape[-1])(x)
+        return x[:, : lengths[0]] if filled[0] else x
 
     def _heads(
         self, x: Float[Array, "batch length dim"], name: str, dim: int
@@ -83,6 +96,17 @@ class Attention(nn.Module):
         x = x.reshape(*x.shape[:2], self.num_heads, -1)  # [b, n, dim] -> [b, n, h, dim/h]
         return constrain(x, "batch", None, "heads", None)
 
+    def _weights(
+        self, query: Any, key: Any, mask: Any, lengths: tuple[int, int]
+    ) -> Float[Array, "batch heads queries keys"]:
+        """What the values are multiplied with; of the places that only fill up, nothing."""
+        return weights(query[:, : lengths[0]], key[:, : lengths[1]], mask, self.causal)
+
     def _dense(self, name: str, init: nn.initializers.Initializer, features: int) -> nn.Dense:
         how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, name)}
         return nn.Dense(features, kernel_init=init, name=name, **how)
+
+
+def _fill(x: Float[Array, "batch length dim"], more: int) -> Float[Array, "batch longer dim"]:
+    """x with so many more places at the end."""
+    return jnp.pad(x, ((0, 0), (0, more), (0, 0))) if more else x

@@ -12,6 +12,7 @@ def fused(
     value: Float[Array, "batch keys heads head_dim"],
     mask: Bool[Array, "#batch #queries keys"] | None = None,
     causal: bool = False,
+    filled: tuple[int, int] = (0, 0),
 ) -> Float[Array, "batch queries heads head_dim"]:
     """softmax(q·k / √head_dim) · v; odd lengths are filled up, since training takes even ones only.
 
@@ -21,6 +22,8 @@ def fused(
       value: what each position hands over.
       mask: True where a query may look at a key.
       causal: whether a query sees only keys up to its own position.
+      filled: how many queries and keys at the end only fill up; without a mask. No other query sees
+        such a key.
 
     Source: Dao et al. 2022 (FlashAttention), algorithm 1; even lengths:
     jax/_src/cudnn/fused_attention_stablehlo.py `check_is_flash_attention`.
@@ -33,7 +36,9 @@ def fused(
             jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0)))
             for x, extra in zip((query, key, value), (more[0], more[1], more[1]))
         )
-        lengths = (jnp.full(batch, queries, jnp.int32), jnp.full(batch, keys, jnp.int32))
+    if any(more) or any(filled):
+        real = (queries - filled[0], keys - filled[1])
+        lengths = tuple(jnp.full(batch, length, jnp.int32) for length in real)
     if mask is not None:
         mask = jnp.broadcast_to(mask, (mask.shape[0], queries, keys))  # it takes whole ones only
         mask = jnp.pad(mask, ((0, 0), (0, more[0]), (0, more[1])))[:, None]  # [b, 1, q, k]

@@ -77,7 +77,8 @@ def test_causal_with_a_mask_is_both_masks():
 
 
 def shaped(length, keys=None, head_dim=64, dtype="bfloat16"):
-    return tuple(jnp.zeros((2, n, 4, head_dim), dtype) for n in (length, keys or length))
+    shapes = ((2, n, 4, head_dim) for n in (length, keys or length))
+    return tuple(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for shape in shapes)
 
 
 MASK = jnp.ones((2, 1, 64), bool)
