@@ -11,7 +11,7 @@ import importlib.util
 import math
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ BETAS = (0.9, 0.98)
 EPSILON = 1e-6
 WEIGHT_DECAY = 0.2
 HIGHEST_LOG_SCALE = math.log(100)
+# XLA's CPU programs cut stacked arrays apart in each turn of a loop; nothing is computed twice.
+PLAIN: Mapping[str, Any] = {"scan": False, "remat": "none"}
 
 
 def our_recipe(
@@ -57,10 +59,11 @@ def our_recipe(
     dtype: str = "float32",
     seed: int = 0,
     positives: tuple[str, ...] = (),
+    towers: Mapping[str, Any] = PLAIN,
 ) -> Recipe:
     """What our step is made of, with open_clip's numbers for the optimizer."""
     return Recipe(
-        model=our_model(size, dtype),
+        model=our_model(size, dtype, towers),
         goals={"contrastive": Goal(Contrastive(positives=positives))},
         optimizer=AdamW(
             schedule,
@@ -81,14 +84,13 @@ def our_recipe(
     )
 
 
-def our_model(size: Size, dtype: str = "float32") -> TwoTower:
+def our_model(size: Size, dtype: str = "float32", towers: Mapping[str, Any] = PLAIN) -> TwoTower:
     """open_clip's CLIP in our classes: the same parameters and the same arithmetic."""
     shared = {
         "activation": "gelu",
         "norm_epsilon": 1e-5,
         "dtype": dtype,
-        "scan": False,  # XLA's CPU programs cut stacked arrays apart in each turn of a loop
-        "remat": "none",
+        **towers,
     }
     return TwoTower(
         image=ViT(

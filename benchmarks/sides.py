@@ -70,7 +70,9 @@ def our_batch(image: np.ndarray, tokens: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def our_compiled(size: peer.Size, batch: int, dtype: str) -> Any:
+def our_compiled(
+    size: peer.Size, batch: int, dtype: str, towers: Mapping[str, Any] = peer.PLAIN
+) -> Any:
     """The `Compiled` that training would run on the first device; nothing is compiled yet."""
     import jax
 
@@ -81,18 +83,24 @@ def our_compiled(size: peer.Size, batch: int, dtype: str) -> Any:
 
     row = our_batch(*made_up(size, 1, 1)[0])
     shapes = {word: ((batch, *value.shape[1:]), value.dtype) for word, value in row.items()}
-    recipe = peer.our_recipe(size, cosine(peak=1e-3, steps=10_000), dtype)
+    recipe = peer.our_recipe(size, cosine(peak=1e-3, steps=10_000), dtype, towers=towers)
     return Compiled(recipe, make_mesh(devices=jax.devices()[:1]), {"main": shapes}, WHOLE)
 
 
-def our_step(size: peer.Size, batch: int, dtype: str, batches: int = BATCHES) -> Step:
+def our_step(
+    size: peer.Size,
+    batch: int,
+    dtype: str,
+    batches: int = BATCHES,
+    towers: Mapping[str, Any] = peer.PLAIN,
+) -> Step:
     """Ours: preprocessing, norms, counters and the skip of bad updates included."""
     import jax
 
     from mmjax.data.device import to_devices
     from mmjax.parallel.sharding import batch_sharding
 
-    compiled = our_compiled(size, batch, dtype)
+    compiled = our_compiled(size, batch, dtype, towers)
     place = batch_sharding(compiled.mesh)
     made = made_up(size, batch, batches)
     placed = [{"main": to_devices(our_batch(*one), place)} for one in made]

@@ -12,7 +12,8 @@ turn, the share of the measured and of the published rate (MFU), peak memory. Us
 counted from shapes as `train.py` counts them, and are the same for both sides. Wanted for B/16:
 55 % of the measured rate, and ahead of open_clip.
 
-Ours is the step that training runs, with nothing computed twice; open_clip's is its `CLIP` under
+Ours is the step that training runs, with no product computed twice (--remat: a GPU is faster where
+it makes norms and activations again than where it reads them); open_clip's is its `CLIP` under
 `torch.compile` and autocast, its `ClipLoss` and torch's AdamW, as its trainer builds them. They
 take turns, a block of steps each, in processes of their own, of which none takes memory ahead.
 Where two do not fit beside each other, each block has a process of its own, which begins when the
@@ -93,7 +94,8 @@ def step_of(side: str, size: peer.Size, batch: int, options: argparse.Namespace)
     from mmjax.parallel.compilation import use_cache
 
     use_cache()  # a block in a process of its own need not compile again
-    return our_step(size, batch, "bfloat16", BATCHES)
+    towers = {"scan": options.scan, "remat": options.remat}
+    return our_step(size, batch, "bfloat16", BATCHES, towers)
 
 
 def trace(size: peer.Size, batch: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -127,6 +129,7 @@ class Bench:
         self._rest += ["--trial"] if options.trial else []
         self._rest += [] if options.compile else ["--no-compile"]
         self._rest += ["--profile", options.profile] if options.profile else []
+        self._rest += ["--scan" if options.scan else "--no-scan", "--remat", options.remat]
         self._environment = environment(options.device)
         self.measured, self.published = 0.0, None
 
@@ -312,6 +315,10 @@ def main() -> None:
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=True, help="the peer's model"
     )
+    parser.add_argument(
+        "--scan", action=argparse.BooleanOptionalAction, default=True, help="our blocks in a loop"
+    )
+    parser.add_argument("--remat", default="dots_no_batch", help="what our blocks make again")
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.trial != (options.device == "cpu"):

@@ -251,6 +251,7 @@ def test_step_gpu_measures_apart_what_does_not_fit_together(script, monkeypatch)
 
     options = {"device": "cpu", "trial": True, "compile": True, "profile": "", "turns": 3}
     sides = {"sides": ["ours", "open_clip"], "block_seconds": 2.0}
+    options |= {"scan": True, "remat": "dots_no_batch"}
     bench = module.Bench(argparse.Namespace(**options, **sides))
     bench.measured = 1e9
     monkeypatch.setattr(bench, "side", Large)
