@@ -7,6 +7,7 @@ from mmjax.evaluation.report_read import Run, Series
 from mmjax.evaluation.report_svg import Line, chart
 
 EMA = "ema/"
+SECONDS = "evaluation_seconds"  # what the evaluation itself took
 HEADLINES = ("top1", "text_to_image/R@1", "image_to_text/R@1", "text_to_image/R@10")
 SHARES = ("accuracy", "consistency", "mean_average_precision")
 ONE_KIND = "accuracy@"  # then the kind of samples that it is of
@@ -62,7 +63,7 @@ def numbers(run: Run) -> str:
     by_evaluator: dict[str, list[str]] = {}
     for name in run.evaluate:
         plain = name.removeprefix(EMA)
-        if plain.endswith("_chance"):
+        if plain.endswith("_chance") or name == SECONDS:
             continue
         evaluator, _, rest = plain.partition("/")
         known = by_evaluator.setdefault(evaluator if rest else "", [])
@@ -79,6 +80,7 @@ def numbers(run: Run) -> str:
         classified = evaluator in _classified(run)
         rows += [_row(run.evaluate, name, evaluator, both, classified) for name in names]
     steps = {points[-1][0] for points in run.evaluate.values()}
+    took = run.evaluate.get(SECONDS)
     head = "".join(f"<th>{column}</th>" for column in columns)
     return section(
         "Evaluation",
@@ -86,7 +88,8 @@ def numbers(run: Run) -> str:
         f"<tbody>{''.join(rows)}</tbody></table></div>",
         "On held-out data. Chance is what a random order gives for the same right answers, and for "
         "answers and statements what the most frequent one gives; ties count against the model."
-        + (" Numbers of an earlier step stand with their step." if len(steps) > 1 else ""),
+        + (" Numbers of an earlier step stand with their step." if len(steps) > 1 else "")
+        + (f" The evaluation took {took[-1][1]:,.1f} s." if took else ""),
     )
 
 
@@ -126,6 +129,7 @@ def evaluation_charts(series: Series) -> list[str]:
         plain = name.removeprefix(EMA)
         if (
             plain.endswith(("_chance", "/mean_rank"))
+            or name == SECONDS
             or len({value for _, value in series[name]}) < 2
         ):
             continue

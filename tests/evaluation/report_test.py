@@ -93,7 +93,7 @@ def whole(tmp_path_factory, random_context):
     folder.mkdir()
     rows = [train_row(step) for step in range(1, 41)]
     for step in (20, 40):
-        row = {"step": step, "kind": "evaluate"}
+        row = {"step": step, "kind": "evaluate", "evaluation_seconds": step + 2.54}
         for prefix, noise in (("", 0.9), ("ema/", 0.7)):
             context = random_context(
                 samples=24, noise=noise / step, labels=np.arange(24) % 3, classes=("A", "B", "C")
@@ -146,8 +146,10 @@ def test_a_whole_run_is_told_whole(workdir):
         "saved · path: checkpoints/40",
         "train.py --config=x.py",
         "mmjax.models.dual.two_tower:TwoTower",
+        "The evaluation took 42.5 s.",
     ):
         assert part in words, part
+    assert "evaluation_seconds" not in words
     assert "Notes" not in words
     assert {"svg", "img", "polyline", "rect"} <= set(reader.tags)
     assert "✓" in words
