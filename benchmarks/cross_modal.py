@@ -75,8 +75,9 @@ FORMS = ("early", "late", "hierarchical")
 SIZE, WORDS, BATCH = 64, 512, 32
 # In 40 steps VisualBERT and LXMERT learn to pass over the picture before it says anything to them.
 WARMUP = 300
-# With one rate for all, what reads the texts is done before the picture's shapes are told apart.
-RATES = (("(?#optional)image/.*", 1.0), (".*", 0.2))
+# With one rate for all, what reads the texts is done before the picture's shapes are told apart. So
+# the picture's encoder has the whole rate and the rest a part of it; ViLBERT a smaller one yet.
+PART = {"vilbert": 0.1}
 WIDTH, HEADS = 128, 4
 FUSE = ("fuse", ("token_ids", "text_mask", "image"))
 BLIND = ("", "picture", "text")  # what is taken away
@@ -252,7 +253,7 @@ def config_of(run: Run, folders: dict[str, str]) -> ConfigDict:
         AdamW,
         schedule=spec(cosine, peak=1e-3, steps=run.steps, warmup_steps=warmup),
         weight_decay=0.01,
-        rate_rules=RATES,
+        rate_rules=(("(?#optional)image/.*", 1.0), (".*", PART.get(run.model, 0.2))),
     )
     config.tensorboard = False
     config.lock()
