@@ -141,6 +141,22 @@ class Forward:
         """`view.method` on the words of the batch that the view names."""
         return self(view.method, self.inputs(view, batch), **how)
 
+    def once(self, name: str, inputs: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for all who ask by one name for the same inputs.
+
+        So other objectives' calls on what it gives equal each other too.
+
+        Args:
+          name: what is made.
+          inputs: all that it is made of; equal means identical.
+          make: makes it.
+        """
+        asked = ("once", name, *((word, id(inputs[word])) for word in sorted(inputs)))
+        if asked not in self._made:
+            self._made[asked] = make()
+            self._kept_alive.append(dict(inputs))
+        return self._made[asked]
+
     def random(self, name: str) -> Any:
         """A random key of this step for what an objective draws by itself, of its own by the name.
 

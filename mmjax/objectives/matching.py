@@ -1,7 +1,8 @@
 """Whether a text tells of a picture, asked of a model that looks at both together."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,20 @@ from mmjax.typing import Array, Batch, Bool, Encoded, Float, PyTree, View
 NEGATIVES = ("random", *CHOICES)
 # Words of a text, and the name of what a model makes of it; all others are a picture's.
 TEXT = ("token_ids", "text_mask", "token_type", "task", "row", "text")
+
+
+class Pair(NamedTuple):
+    """Texts with pictures, one a row, as a model sees them together.
+
+    Attributes:
+      fused: what its `fuse` gives.
+      asked: [batch], which rows are asked about.
+      right: whether a text's picture is its own.
+    """
+
+    fused: Any
+    asked: Any
+    right: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +86,18 @@ class Matching(Objective):
         return read_words(self.fuse, self.replace)
 
     def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
-        """The mean over pairs, and the share of pairs that are told rightly.
+        """The mean over pairs, and the share of pairs that are told rightly."""
+        total, count, right = (jnp.zeros((), jnp.float32) for _ in range(3))
+        for pair in self.pairs(forward, batch):
+            logits = forward("matching_logits", {"fused": pair.fused}).astype(jnp.float32)
+            odds = -logits if pair.right else logits  # of being told wrongly
+            total += _summed(jax.nn.softplus(odds), pair.asked)
+            right += _summed((odds < 0).astype(jnp.float32), pair.asked)
+            count += jnp.sum(pair.asked, dtype=jnp.float32)
+        return Loss(total, count, {"accuracy": (right, count)}, state)
+
+    def pairs(self, forward: Forward, batch: Batch) -> Iterator[Pair]:
+        """The right pairs, then the wrong ones; asked for again the model runs no more.
 
         Raises:
           ValueError: a batch of no more rows than the shift; for chosen negatives a batch that the
@@ -81,20 +107,14 @@ class Matching(Objective):
         method, inputs = forward.apart(
             view.method, forward.inputs(view, replaced(batch, self.replace))
         )
-        pairs = [(inputs, batch["valid"], "")]
+        asked = [(inputs, batch["valid"], "")]
         if self.negatives == "random":
-            pairs.append(self._shifted(inputs, batch))
+            name = f"pictures of {self.shift} rows further on"
+            asked.append(forward.once(name, inputs, lambda: self._shifted(inputs, batch)))
         else:
-            pairs += self._chosen(forward, inputs, batch)
-        total, count, right = (jnp.zeros((), jnp.float32) for _ in range(3))
-        for given, asked, key in pairs:
-            fused = forward(method, given, key=key)
-            logits = forward("matching_logits", {"fused": fused}).astype(jnp.float32)
-            odds = -logits if given is inputs else logits  # of being told wrongly
-            total += _summed(jax.nn.softplus(odds), asked)
-            right += _summed((odds < 0).astype(jnp.float32), asked)
-            count += jnp.sum(asked, dtype=jnp.float32)
-        return Loss(total, count, {"accuracy": (right, count)}, state)
+            asked += self._chosen(forward, inputs, batch)
+        for given, which, key in asked:
+            yield Pair(forward(method, given, key=key), which, given is inputs)
 
     def _shifted(self, inputs: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], Any, str]:
         """(texts with the pictures of rows further on, which pairs are asked about, name)."""
