@@ -20,8 +20,8 @@ Expect:     72.54 % VQA v2 test-standard after fine-tuning by configs/vqa.py (pu
             not measured here.
 Differs:    Captions and questions are two streams, in their shares of the paper's pairs (table 1);
             objectives count in these shares. A text is asked of with its own picture and with
-            another row's; the paper draws another text for half of the rows. No masked region
-            becomes another picture's. Held-out numbers of all goals are of questions.
+            another row's; the paper draws another text for half of the rows. Another picture's
+            regions are of the batch's row before. Held-out numbers of all goals are of questions.
 """
 
 import optax
@@ -130,7 +130,7 @@ def get_config(variant: str = "") -> ConfigDict:
         reads = spec(
             Regions, count=4 if smoke else 36, feature_dim=feature_dim, boxes="corners", **places
         )
-        looks, more = (reads, spec(MaskRegions, rate=0.15, zeroed=0.8)), {}
+        looks, more = (reads, spec(MaskRegions, rate=0.15, zeroed=0.8, other=0.1)), {}
         fields = {"image_from": ""}
     config.model = model
     config.preprocess = spec(Contract, sequence_length=length, bos=True, eos=True, **more)

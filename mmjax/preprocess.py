@@ -99,8 +99,26 @@ def preprocess_patches(
     return jnp.where(patch_mask[..., None], x, 0.0)
 
 
+def exchange_regions(batch: Batch) -> Batch:
+    """The batch with regions of the row before in 'masked_regions', where 'region_other' says so.
+
+    'region_other' is gone after it. Of a picture of n regions place p is p modulo n. The batch is
+    the whole one of a step: of micro-batches rows at the seams would get others.
+    """
+    if "region_other" not in batch:
+        return batch
+    place = batch["region_other"]  # [batch, *pictures, regions]
+    others, real = (jnp.roll(batch[word], 1, axis=0) for word in ("regions", "region_mask"))
+    number = jnp.maximum(jnp.sum(real, axis=-1, keepdims=True, dtype=jnp.int32), 1)
+    found = jnp.take_along_axis(others, (place % number)[..., None], axis=-2)
+    masked = jnp.where(place[..., None] >= 0, found, batch["masked_regions"])
+    kept = {word: value for word, value in batch.items() if word != "region_other"}
+    return {**kept, "masked_regions": masked}
+
+
 def preprocess(batch: Batch, contract: Contract) -> Batch:
-    """The batch with its pictures scaled and normalised; everything else as it was."""
+    """The batch with its pictures scaled and normalised, and regions exchanged."""
+    batch = exchange_regions(batch)
     if "image" in batch:
         batch = {**batch, "image": preprocess_image(batch["image"], contract)}
     if "patches" in batch:

@@ -107,6 +107,13 @@ WORDS: dict[str, Word] = {
         "regions with the features of some of them set to zero",
         "the MaskRegions transform",
     ),
+    "region_other": Word(
+        "batch regions",
+        "int32",
+        "which region of the picture before stands in masked_regions in this one's place, -1 for "
+        "none",
+        "MaskRegions(other=...)",
+    ),
     "region_asked": Word(
         "batch regions",
         "bool",

@@ -4,7 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.preprocess import CLIP_MEAN, CLIP_STD, Contract, preprocess, preprocess_image
+from mmjax.preprocess import (
+    CLIP_MEAN,
+    CLIP_STD,
+    Contract,
+    exchange_regions,
+    preprocess,
+    preprocess_image,
+)
 
 
 def test_pixels_become_normalised_numbers():
@@ -28,6 +35,32 @@ def test_patches_are_normalised_as_their_pictures_are_and_padding_is_zero():
 def test_only_pictures_are_touched():
     batch = {"token_ids": np.ones((2, 3), np.int32)}
     assert preprocess(batch, Contract()) == batch
+
+
+@pytest.mark.parametrize("pictures", [(), (2,)])
+def test_regions_of_the_row_before_stand_where_it_says_so(pictures):
+    rng = np.random.default_rng(0)
+    shape = (3, *pictures, 5)
+    batch = {
+        "regions": rng.normal(size=(*shape, 2)).astype(np.float32),
+        "masked_regions": np.zeros((*shape, 2), np.float32),
+        "region_mask": np.arange(5) < rng.integers(1, 6, (*shape[:-1], 1)),
+        "region_other": rng.integers(-1, 5, shape).astype(np.int32),
+        "region_asked": np.ones(shape, bool),
+    }
+    made = preprocess({word: jnp.asarray(value) for word, value in batch.items()}, Contract())
+    assert set(made) == set(batch) - {"region_other"}
+    seen = 0
+    for place in np.ndindex(shape):
+        asked = batch["region_other"][place]
+        before = ((place[0] - 1) % 3, *place[1:-1])
+        wanted = np.zeros(2)
+        if asked >= 0:
+            wanted = batch["regions"][before][asked % batch["region_mask"][before].sum()]
+            seen += 1
+        np.testing.assert_array_equal(made["masked_regions"][place], wanted)
+    assert seen > 5
+    assert exchange_regions(made) is made
 
 
 def test_a_contract_survives_its_file():

@@ -95,7 +95,7 @@ def _regions(reads: Regions, classes: int | None) -> dict[str, tuple[int, ...]]:
     pictures = (len(reads.pictures),) if reads.pictures else ()
     each = (*pictures, reads.count + (reads.boxes == "area"))
     beside = [f"{kind}_{of}" for kind in ("object", "attribute") for of in ("labels", "confidence")]
-    sizes = dict.fromkeys(("region_mask", "region_asked", *beside), each)
+    sizes = dict.fromkeys(("region_mask", "region_asked", "region_other", *beside), each)
     sizes |= dict.fromkeys(("regions", "masked_regions"), (*each, reads.feature_dim))
     sizes |= {"boxes": (*each, FORMS[reads.boxes])} if reads.boxes else {}
     return sizes | ({"region_classes": (*each, classes)} if classes else {})

@@ -207,6 +207,7 @@ def loss_and_grads(
         return weigh(_weights(recipe), split_params(whole(trainable))[1], state.step)
 
     if recipe.micro_batches > 1:
+        batches = {name: preprocess.exchange_regions(batch) for name, batch in batches.items()}
         fixed = _fixed(recipe, state.params, state.batch_stats)
         model = apply_model(recipe.model, fixed)
 

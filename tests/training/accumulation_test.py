@@ -25,6 +25,7 @@ from mmjax.training.accumulation import divide, unite
 from mmjax.training.compiled import Compiled
 from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.schedules import constant
+from mmjax.training.state import State
 from mmjax.training.step import Goal, Recipe, apply_model, loss_and_grads
 from mmjax.typing import Encoded, View
 
@@ -243,6 +244,50 @@ def test_with_dropout_the_second_pass_reproduces_the_first():
     apart = first("encode_image", alike).embedding - second("encode_image", alike).embedding
     assert np.abs(apart).max() > 0.1
     assert embedded["image"].shape == (ROWS, 16)
+
+
+class Weighing(nn.Module):
+    """One number for each region."""
+
+    @nn.compact
+    def __call__(self, regions):
+        return nn.Dense(1)(regions)[..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Squares(Additive):
+    """The squares of what is told of masked regions."""
+
+    needs = ("masked_regions",)
+
+    def __call__(self, forward, batch, state):
+        told = forward("__call__", {"regions": batch["masked_regions"]})
+        return Loss(jnp.sum(told**2), jnp.float32(len(told)), {}, state)
+
+
+def test_regions_of_other_pictures_are_those_of_the_undivided_batch():
+    rng = np.random.default_rng(0)
+    given = {
+        "regions": rng.normal(size=(ROWS, 3, 4)).astype(np.float32),
+        "masked_regions": np.zeros((ROWS, 3, 4), np.float32),
+        "region_mask": np.ones((ROWS, 3), bool),
+        "region_other": rng.integers(-1, 3, (ROWS, 3)).astype(np.int32),
+    }
+    params = {"Dense_0": {"kernel": rng.normal(size=(4, 1)), "bias": np.zeros(1)}}
+    made = dataclasses.replace(recipe((), 1, Weighing()), goals={"one": Goal(Squares())})
+    nothing = {"ema": {}, "batch_stats": {}, "objectives": {"one": ()}, "counters": {}}
+    state = State(step=0, params=jax.tree.map(jnp.float32, params), opt_state=(), **nothing)
+
+    def run(parts):
+        divided = dataclasses.replace(made, micro_batches=parts)
+        step = functools.partial(loss_and_grads, divided)
+        loss, _, _, grads = jax.jit(step)(state, {"main": given}, jax.random.key(0))
+        return loss, grads
+
+    (loss, grads), (other, others) = run(1), run(4)
+    assert loss > 1
+    np.testing.assert_allclose(other, loss, rtol=1e-5)
+    assert_close(others, grads)
 
 
 def test_memory_falls_with_the_micro_batch():

@@ -128,3 +128,26 @@ def test_wrong_options_and_missing_words_are_refused():
     without = {word: x for word, x in sample().items() if word != "boxes"}
     with pytest.raises(ValueError, match=r"overlap=0\.4 needs boxes"):
         MaskRegions(overlap=0.4)(without, rng)
+
+
+def test_a_share_of_those_asked_for_is_drawn_from_another_picture():
+    given = sample(20_000)
+    made = MaskRegions(zeroed=0.8, other=0.1)(dict(given), np.random.default_rng(0))
+    masked, asked, other = (made[w] for w in ("masked_regions", "region_asked", "region_other"))
+    taken = other >= 0
+    assert other.dtype == np.int32
+    assert not taken[~asked].any()
+    assert abs(taken[asked].mean() - 0.1) < 0.02
+    assert other.max() < len(other)
+    assert len(set(other[taken].tolist())) > 0.9 * taken.sum()  # of all places
+    np.testing.assert_array_equal(masked[taken], given["regions"][taken])  # until the step
+    plain = MaskRegions(zeroed=0.8)(dict(given), np.random.default_rng(0))
+    assert "region_other" not in plain
+    np.testing.assert_array_equal(plain["masked_regions"], masked)
+
+
+def test_too_large_a_share_and_a_mean_of_all_are_refused():
+    with pytest.raises(ValueError, match=r"other=0.2 is of 0 to 0.1, what zeroed=0.9 leaves"):
+        MaskRegions(zeroed=0.9, other=0.2)
+    with pytest.raises(ValueError, match="the mean of the regions, which comes first"):
+        run(MaskRegions(zeroed=0.8, other=0.1), sample(mean_first=True))
