@@ -71,7 +71,7 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
       ConfigError: the first thing found wrong, in one line.
     """
     check_keys(config)
-    named_tokenizer(config)
+    named_tokenizer(config.tokenizer)
     made = build({k: v for k, v in config.items() if training or k not in TRAINED_ON}, allow)
     data, goals = made.get("data", {}), made["goals"]
     if isinstance(data, Dataset | Mixture):
@@ -181,12 +181,12 @@ def open_tokenizer(path: str | pathlib.Path, tokens: Mapping[str, str] | None = 
     )
 
 
-def named_tokenizer(config: ConfigDict) -> Tokenizer | None:
-    """The tokenizer that a config names, or None where one is to be trained."""
-    if not config.tokenizer.path:
+def named_tokenizer(named: Mapping[str, Any] | ConfigDict) -> Tokenizer | None:
+    """The tokenizer that a config's 'tokenizer' names, or None where one is to be trained."""
+    if not named["path"]:
         return None
-    tokens = {role: config.tokenizer[role] for role in ("bos_token", "eos_token", "pad_token")}
-    return open_tokenizer(config.tokenizer.path, tokens)
+    tokens = {role: named[role] for role in ("bos_token", "eos_token", "pad_token")}
+    return open_tokenizer(named["path"], tokens)
 
 
 def bind(parts: Parts, name: str, value: Any) -> Parts:

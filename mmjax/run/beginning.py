@@ -1,5 +1,6 @@
 """What a run begins with: its mesh, tokenizer, batches and state."""
 
+import copy
 import json
 import pathlib
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmjax.config import ConfigError, plain
+from mmjax.config import ConfigError, from_json, override, plain
 from mmjax.data.dataset import members_of
 from mmjax.data.pipeline import BatchMaker
 from mmjax.data.rows import training_rows
@@ -31,6 +32,7 @@ from mmjax.run.assembly import (
 from mmjax.run.console import say
 from mmjax.run.options import Options
 from mmjax.run.origin import begin_from
+from mmjax.run.vocabulary import ANSWERS
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled
 from mmjax.training.home import Home
@@ -78,37 +80,68 @@ def start_mesh(config: ConfigDict, parts: Parts) -> Mesh:
     return mesh
 
 
-def run_tokenizer(config: ConfigDict, parts: Parts, home: Home) -> Tokenizer | None:
+def kept_tokenizer(home: Home, inner: str = "") -> str:
+    """The run's copy of its tokenizer, '' where it has none.
+
+    Args:
+      home: of the run.
+      inner: a step's folder in it, '' for the run's own.
+    """
+    kept = (home.path(f"{inner}{name}") for name in TOKENIZERS)
+    return next((str(path) for path in kept if path.exists()), "")
+
+
+def with_own_files(config: ConfigDict, home: Home) -> ConfigDict:
+    """The config, with the run's own copies of its tokenizer and answers where these are gone.
+
+    So what has begun with somebody's weights goes on without their folder.
+    """
+    named = {key: config[key].path for key in ("tokenizer", "answers") if key in config}
+    gone = {key: path for key, path in named.items() if path and not pathlib.Path(path).exists()}
+    if not gone or (saved := home.read("config.json")) is None:
+        return config
+    begun, config = from_json(saved.decode()), copy.deepcopy(config)
+    for key, path in gone.items():
+        kept = kept_tokenizer(home) if key == "tokenizer" else str(home.path(ANSWERS))
+        if key in begun and begun[key].path == path and kept and pathlib.Path(kept).exists():
+            say(f"{key}: {path} is gone; the run's own copy of it is read.")
+            override(config, f"{key}.path", kept)
+    return config
+
+
+def run_tokenizer(parts: Parts, home: Home) -> Tokenizer | None:
     """The tokenizer named, the one kept in the workdir, or one that process 0 now trains."""
     if not needs(parts, "tokenizer"):
         return None
-    if config.tokenizer.path:
-        return named_tokenizer(config)
-    kept = home.folder / "tokenizer.json"
+    named = parts.settings["tokenizer"]
+    if named["path"]:
+        return named_tokenizer(named)
+    kept, size = home.folder / "tokenizer.json", named["vocab_size"]
     if hosts.is_main() and not kept.exists():
-        say(f"training a tokenizer of {config.tokenizer.vocab_size} tokens on the captions ...")
+        say(f"training a tokenizer of {size} tokens on the captions ...")
         captions = (
             caption
             for stream in parts.streams.values()
             for member in members_of(stream.data)
-            for caption in member.captions(most=8 * config.tokenizer.vocab_size)
+            for caption in member.captions(most=8 * size)
         )
         waiting = (t for stream in parts.streams.values() for t in waiting_transforms(stream.data))
         mask = any(t.func is MaskWords and t.keywords.get("mask_id") is None for t in waiting)
-        train_bpe(captions, config.tokenizer.vocab_size, str(kept), mask)
+        train_bpe(captions, size, str(kept), mask)
     home.share("tokenizer.json")
     return open_tokenizer(kept)
 
 
-def keep_tokenizer(config: ConfigDict, folder: pathlib.Path) -> None:
+def keep_tokenizer(parts: Parts, folder: pathlib.Path) -> None:
     """Copies a tokenizer that was named into the workdir: who loads the weights needs it."""
-    if not config.tokenizer.path:
+    named = parts.settings["tokenizer"]
+    if not named["path"]:
         return
-    is_pieces = pathlib.Path(config.tokenizer.path).suffix == ".model"
+    is_pieces = pathlib.Path(named["path"]).suffix == ".model"
     kept = "tokenizer.model" if is_pieces else "tokenizer.json"
     for other in set(TOKENIZERS) - {kept}:
         (folder / other).unlink(missing_ok=True)
-    named_tokenizer(config).save(folder / kept)
+    named_tokenizer(named).save(folder / kept)
 
 
 def stream_makers(parts: Parts, mesh: Mesh | None = None) -> dict[str, BatchMaker]:

@@ -2,8 +2,6 @@
 
 import json
 
-from ml_collections import ConfigDict
-
 from mmjax.config import ConfigError, from_json, override
 from mmjax.evaluation.report import write_report
 from mmjax.parallel import compilation, cpu, hosts
@@ -16,7 +14,7 @@ from mmjax.run.assembly import (
     open_tokenizer,
     with_tokenizer,
 )
-from mmjax.run.beginning import TOKENIZERS, start_mesh
+from mmjax.run.beginning import kept_tokenizer, start_mesh
 from mmjax.run.console import refusing, say
 from mmjax.run.held_out import Evaluations, print_numbers, to_line
 from mmjax.run.vocabulary import ANSWERS, with_answers
@@ -81,7 +79,8 @@ def _evaluate(
             )
     config = from_json(saved.decode())
     with refusing():
-        _take_own_tokenizer(config, home, inner)
+        if kept := kept_tokenizer(home, inner):  # the file it was trained with may be gone
+            config.tokenizer.path = kept
     for path, text in overrides or ():
         override(config, path, text)
     parts = assemble(config, allow, training=False)
@@ -102,10 +101,12 @@ def _evaluate(
         say(note)
     if needs(parts, "tokenizer"):
         with refusing():
-            kept = named_tokenizer(config) or open_tokenizer(home.path(f"{inner}tokenizer.json"))
+            kept = named_tokenizer(config.tokenizer) or open_tokenizer(
+                home.path(f"{inner}tokenizer.json")
+            )
         parts = with_tokenizer(parts, kept)
     with refusing():
-        parts = with_answers(parts, config, home.path(f"{inner}{ANSWERS}"), own_first=True)
+        parts = with_answers(parts, home.path(f"{inner}{ANSWERS}"), own_first=True)
     with refusing():
         home.look()
     try:
@@ -130,16 +131,3 @@ def _evaluate(
     if hosts.is_main():
         say(f"report: {home.child(write_report(home.folder).name)}")
     return numbers
-
-
-def _take_own_tokenizer(config: ConfigDict, home: Home, inner: str) -> None:
-    """The config names the run's copy of its tokenizer: the file it was trained with may be gone.
-
-    Args:
-      config: as saved; changed in place.
-      home: of the run.
-      inner: the step's folder in it, '' for the run's own.
-    """
-    kept = (home.path(f"{inner}{name}") for name in TOKENIZERS)
-    if found := next((str(path) for path in kept if path.exists()), ""):
-        config.tokenizer.path = found

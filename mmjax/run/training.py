@@ -36,6 +36,7 @@ from mmjax.run.beginning import (
     run_tokenizer,
     start_mesh,
     stream_makers,
+    with_own_files,
 )
 from mmjax.run.console import refusing, say
 from mmjax.run.feeding import late_is_failure, open_feed
@@ -73,13 +74,16 @@ def train(config: ConfigDict, workdir: str, options: Options = PLAIN) -> dict[st
       Failed: the run cannot go on.
       Stopped: a signal ended the run after a save.
     """
-    parts = assemble(config)
-    with refusing():
-        check_letters(workdir)
-        home = open_home(workdir)
-        check_answers(parts, config, home)
     with contextlib.ExitStack() as left:
+        with refusing():
+            check_letters(workdir)
+            home = open_home(workdir)
         left.callback(home.close, write=False)  # where it was refused; twice does no harm
+        with refusing():
+            opened = with_own_files(config, home)
+        parts = assemble(opened)
+        with refusing():
+            check_answers(parts, home)
         return _run(config, parts, home, options)
 
 
@@ -117,8 +121,8 @@ def _run(config: ConfigDict, parts: Parts, home: Home, options: Options) -> dict
             say(note)
         try:
             with refusing():
-                parts = with_tokenizer(parts, run_tokenizer(config, parts, home))
-                parts = with_answers(parts, config, home.folder / ANSWERS)
+                parts = with_tokenizer(parts, run_tokenizer(parts, home))
+                parts = with_answers(parts, home.folder / ANSWERS)
             numbers = _train(
                 config,
                 text,
@@ -221,7 +225,7 @@ def _train(
     online, more = tracking.begin(config, folder, checkpoints.restore_files(start) if start else {})
     files |= more
     if hosts.is_main():
-        keep_tokenizer(config, folder)
+        keep_tokenizer(parts, folder)
         keep_answers(parts, folder)
     for name in (*TOKENIZERS, ANSWERS, *origin.FILES):
         if (folder / name).exists():

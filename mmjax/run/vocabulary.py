@@ -3,8 +3,6 @@
 import pathlib
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from mmjax.config import ConfigError
 from mmjax.data.answers import Answers
 from mmjax.data.dataset import Dataset, Mixture, members_of
@@ -17,10 +15,10 @@ __all__ = ["ANSWERS", "answers_of", "check_answers", "keep_answers", "with_answe
 ANSWERS = "answers.json"  # in a workdir and in each checkpoint
 
 
-def check_answers(parts: Parts, config: ConfigDict, home: Home) -> None:
+def check_answers(parts: Parts, home: Home) -> None:
     """Raises ConfigError, before a device starts, where `with_answers` would."""
-    asks = needs(parts, "answers") and not config.answers.path
-    with_answers(parts, config, home.path(ANSWERS) if asks else pathlib.Path(ANSWERS))
+    asks = needs(parts, "answers") and not _named(parts)
+    with_answers(parts, home.path(ANSWERS) if asks else pathlib.Path(ANSWERS))
 
 
 def keep_answers(parts: Parts, folder: pathlib.Path) -> None:
@@ -36,22 +34,18 @@ def keep_answers(parts: Parts, folder: pathlib.Path) -> None:
         partial.replace(folder / ANSWERS)
 
 
-def with_answers(
-    parts: Parts, config: ConfigDict, kept: pathlib.Path, own_first: bool = False
-) -> Parts:
+def with_answers(parts: Parts, kept: pathlib.Path, own_first: bool = False) -> Parts:
     """The parts with their vocabulary in the transforms that wait for it.
 
     Args:
-      parts: as assembled.
-      config: whose `answers.path` names the vocabulary.
+      parts: as assembled; their config's `answers.path` names the vocabulary.
       kept: the workdir's own copy, which serves where the config names none.
       own_first: whether that copy serves wherever it is there: the head was trained for it.
 
     Raises:
       ConfigError: no vocabulary, or one that does not fit the model's head.
     """
-    path = config.answers.path if "answers" in config else ""
-    path = "" if own_first and kept.exists() else path
+    path = "" if own_first and kept.exists() else _named(parts)
     if needs(parts, "answers"):
         if not path and not kept.exists():
             raise ConfigError(
@@ -64,6 +58,11 @@ def with_answers(
             raise ConfigError(f"answers.path={path!r}: {error}") from None
     _check(parts)
     return parts
+
+
+def _named(parts: Parts) -> str:
+    """The vocabulary's file by the config, '' where it names none."""
+    return parts.settings.get("answers", {}).get("path", "")
 
 
 def answers_of(data: Dataset | Mixture | None) -> Answers | None:

@@ -139,13 +139,36 @@ def test_it_may_be_done_otherwise_and_going_on_needs_nothing_of_the_source(shard
     assert (tmp_path / "run" / "checkpoints" / "3").exists()
 
 
+def test_a_run_goes_on_with_its_own_tokenizer_once_the_source_is_gone(shard, full, tmp_path):
+    """With the same command; but a file that it never read is asked for."""
+    begun = full.parent / "source"
+    workdir = pathlib.Path(shutil.copytree(full, tmp_path / "run"))
+    moved = shutil.move(begun, tmp_path / "elsewhere")
+    try:
+        given = [f"--config={workdir / 'config.json'}", f"--workdir={workdir}"]
+        longer = [*given, "--config.steps=3", "--resume"]
+        other = [*longer, f"--config.tokenizer.path={tmp_path / 'none' / 'tokenizer.json'}"]
+        made, _, options = parse_train(other)
+        with pytest.raises(ConfigError, match=r"none/tokenizer\.json"):
+            train(made, str(workdir), options)
+        made, _, options = parse_train(longer)
+        train(made, str(workdir), options)
+    finally:
+        shutil.move(moved, begun)
+    assert (workdir / "checkpoints" / "3").exists()
+    assert str(begun) in json.loads((workdir / "config.json").read_text())["tokenizer"]["path"]
+    words = ["a photo of a cat"]
+    tuned, first = (mmjax.load(folder).token_ids(words) for folder in (workdir, full))
+    np.testing.assert_array_equal(tuned["token_ids"], first["token_ids"])
+
+
 @pytest.mark.parametrize("name", ["align_hf", "chinese_clip_hf", "clip_hf"])
 def test_the_recipe_takes_every_family_of_two_towers(name, shard, tmp_path):
     folder = SOURCE.parent / name
     arguments = [f"--config={ROOT / 'configs' / 'finetune.py'}", f"--workdir={tmp_path}"]
     arguments += [f"--config.init_from={folder}", f"--config.data.path={shard}"]
     config, _, _ = parse_train([*arguments, f"--config.eval_data.path={shard}"])
-    parts = with_tokenizer(assemble(config), named_tokenizer(config))
+    parts = with_tokenizer(assemble(config), named_tokenizer(config.tokenizer))
     loaded = mmjax.load(folder)
     assert not compare(parts.recipe.model, loaded.model)
     assert parts.recipe.contract == loaded.contract

@@ -276,9 +276,9 @@ def test_a_vocabulary_or_a_text_that_the_model_has_no_room_for_is_refused(tuned)
     config = adopted("vqa.py:smoke", tuned / "first", *given)
     parts = assemble(config)
     with pytest.raises(ConfigError, match="34 answers and the model's head 10"):
-        with_answers(parts, config, tuned / "none")
+        with_answers(parts, tuned / "none")
     with pytest.raises(ConfigError, match="makes 30 tokens and the model has 24 positions"):
-        with_tokenizer(parts, named_tokenizer(config))
+        with_tokenizer(parts, named_tokenizer(config.tokenizer))
 
 
 def test_a_fine_tuned_run_goes_on_with_its_head_and_its_vocabulary(tuned):

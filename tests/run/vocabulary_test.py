@@ -6,7 +6,6 @@ import pathlib
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError
 from mmjax.data.answers import Answers
@@ -44,30 +43,27 @@ class Model:
     answers: int = 3
 
 
-def parts(transform, model=Model()):
+def parts(transform, model=Model(), named=""):
     fields = Fields(image_from="", caption_from="question", answers_from="answers")
     data = Dataset(source=Asked(), fields=fields, transforms=(transform,))
     recipe = Recipe(model, {}, SGD(schedule=constant(0.1)), Contract(), 0)
-    return Parts(recipe, {"main": Stream(data, 2)}, {"": data}, {})
+    settings = {"answers": {"path": str(named)}}
+    return Parts(recipe, {"main": Stream(data, 2)}, {"": data}, settings)
 
 
 def waiting():
     return functools.partial(AnswerScores, scoring="one")
 
 
-def config(path=""):
-    return ConfigDict({"answers": {"path": str(path)}})
-
-
 def test_the_file_that_is_named_is_bound_or_the_workdirs_own(tmp_path):
     kept = tmp_path / "answers.json"
     kept.write_text(Answers(("2", "3", "4")).to_json())
-    bound = with_answers(parts(waiting()), config(), kept)
+    bound = with_answers(parts(waiting()), kept)
     assert answers_of(bound.streams["main"].data).names == ("2", "3", "4")
     assert answers_of(bound.eval_data[""]).names == ("2", "3", "4")
     named = tmp_path / "mine.txt"
     named.write_text("5\n6\n2")
-    bound = with_answers(parts(waiting()), config(named), kept)
+    bound = with_answers(parts(waiting(), named=named), kept)
     member = bound.streams["main"].data.members[0]
     sample = member.transforms[0]({"answers": ("two",)}, np.random.default_rng(0))
     np.testing.assert_array_equal(sample["answer_scores"], [0, 0, 1])
@@ -80,12 +76,13 @@ def test_the_file_that_is_named_is_bound_or_the_workdirs_own(tmp_path):
 def test_no_vocabulary_or_one_of_another_size_than_the_head_is_refused(tmp_path, path, message):
     (tmp_path / "short.txt").write_text("yes")
     with pytest.raises(ConfigError, match=message):
-        with_answers(parts(waiting()), config(path and tmp_path / path), NOWHERE)
+        with_answers(parts(waiting(), named=path and tmp_path / path), NOWHERE)
 
 
 def test_a_model_without_that_head_takes_any_vocabulary(tmp_path):
     (tmp_path / "short.txt").write_text("yes")
-    bound = with_answers(parts(waiting(), Model(heads=())), config(tmp_path / "short.txt"), NOWHERE)
+    given = parts(waiting(), Model(heads=()), tmp_path / "short.txt")
+    bound = with_answers(given, NOWHERE)
     assert answers_of(bound.eval_data[""]).names == ("yes",)
 
 
@@ -93,4 +90,4 @@ def test_streams_of_unlike_vocabularies_are_refused():
     one, other = (parts(AnswerScores(Answers(tuple(names)), "one")) for names in ("abc", "xyz"))
     both = dataclasses.replace(one, eval_data=other.eval_data)
     with pytest.raises(ConfigError, match="vocabularies of answers differ"):
-        with_answers(both, config(), NOWHERE)
+        with_answers(both, NOWHERE)
