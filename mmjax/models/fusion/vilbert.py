@@ -138,16 +138,18 @@ class Vilbert(VilbertStreams, WordsAsked):
         self,
         token_ids: Int[Array, "batch length"],
         text_mask: Bool[Array, "batch length"],
-        regions: Float[Array, "batch regions features"],
-        boxes: Float[Array, "batch regions places"],
-        region_mask: Bool[Array, "batch regions"],
+        regions: Float[Array, "batch *pictures regions features"],
+        boxes: Float[Array, "batch *pictures regions places"],
+        region_mask: Bool[Array, "batch *pictures regions"],
         row: Int[Array, " batch"] | None = None,
         train: bool = False,
     ) -> tuple[Fused, dict[str, Any]]:
-        """What `fuse` gives and {head: its scores}; this is what `init` runs.
+        """What `fuse` gives of each text's first picture, and {head: its scores}.
 
-        'reasoning' is asked of the picture and the same picture again.
+        This is what `init` runs. 'reasoning' is asked of the picture and the same picture again.
         """
+        if regions.ndim == 4:
+            regions, boxes, region_mask = (x[:, 0] for x in (regions, boxes, region_mask))
         fused = self.fuse(token_ids, text_mask, regions, boxes, region_mask, row, train)
 
         twice = fused._replace(pooled=jnp.concatenate([fused.pooled] * 2, axis=-1))

@@ -103,6 +103,11 @@ def test_two_pictures_of_a_text_are_each_looked_at_with_it(random_variables):
     assert model.apply(variables, pair, method="reasoning_logits").shape == (3, 2)
     with pytest.raises(ValueError, match=r"over two pictures, and a row has 1; give regions"):
         model.apply(variables, first, method="reasoning_logits")
+    begun, alone = (  # a run begins with what its data holds
+        jax.eval_shape(lambda given=given: model.init(jax.random.key(0), **given))
+        for given in ({**one, **both}, one)
+    )
+    assert begun == alone
 
 
 def test_scores_are_float32_and_a_missing_head_is_named(random_variables):

@@ -116,6 +116,11 @@ def test_a_statement_about_two_pictures_is_scored_from_both(random_variables):
     assert scores.shape == (3, 2)
     with pytest.raises(ValueError, match="over two pictures, and a row has 1"):
         model.apply(variables, first, method="reasoning_logits")
+    begun, alone = (  # a run begins with what its data holds
+        jax.eval_shape(lambda given=given: model.init(jax.random.key(0), **given))
+        for given in ({**one, **both}, one)
+    )
+    assert begun == alone
 
 
 @pytest.mark.parametrize(("heads", "scaled"), [(TWELVE, False), (EARLIER, True)])
