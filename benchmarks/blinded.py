@@ -8,11 +8,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class NoPicture:
-    """Every picture becomes grey."""
+    """Every picture becomes grey, or every region's numbers 0."""
 
     def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         del rng
-        return {**sample, "image": np.full_like(sample["image"], 128)}
+        for word, value in (("image", 128), ("regions", 0), ("boxes", 0)):
+            if word in sample:
+                sample = {**sample, word: np.full_like(sample[word], value)}
+        return sample
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,13 +7,16 @@
 
 A run is a config of this file through the trainer: small models of one width, trained from nothing
 on 2 cores in at most 8 minutes (15 on easy-VQA). Runs whose line stands already are not made
-again. The picture side of VisualBERT, LXMERT and ViLBERT is the grid of a small ResNet, 4 x 4 cells
-of 64 pixels, trained with them; ViLT has patches of 8 pixels. 'blind' runs are without the picture
-or without the text. A run of several tasks has a stream of its own for each and takes as many
-steps of each as a run of that task alone.
+again. On drawn scenes VisualBERT, LXMERT and ViLBERT read regions, one an object, as a detector
+would give them; elsewhere their picture side is the grid of a small ResNet, 4 x 4 cells of 64
+pixels, trained with them. ViLT has patches of 8 pixels. In the table 'scenes' statements start with
+the weights of the answers' run. 'blind' runs are without the picture or without the text. A run of
+several tasks has a stream of its own for each and takes as many steps of each as a run of that task
+alone.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import glob
 import json
@@ -29,21 +32,25 @@ from typing import Any
 from blinded import NoPicture, NoText
 from ml_collections import ConfigDict
 
-from mmjax.config import spec
+from mmjax.config import build, spec
 from mmjax.data.answers import Answers
 from mmjax.data.dataset import Dataset
 from mmjax.data.datasets.answer_lists import answers_in
 from mmjax.data.datasets.easy_vqa import EASY_VQA_ANSWERS, EasyVQA
 from mmjax.data.datasets.nlvr import NLVR
 from mmjax.data.datasets.question_lists import QuestionLists
+from mmjax.data.datasets.scene_labels import SceneLabels
 from mmjax.data.datasets.scene_questions import SceneQuestions, scene_answers
+from mmjax.data.datasets.scene_regions import FEATURE_DIM
 from mmjax.data.datasets.scene_statements import SceneStatements
 from mmjax.data.datasets.scenes import Scenes
 from mmjax.data.fields import Fields
 from mmjax.data.sources.webdataset import WebDataset
+from mmjax.data.tokenizers.training import train_bpe
 from mmjax.data.transforms.answers import AnswerScores
 from mmjax.data.transforms.captions import PickCaption
 from mmjax.data.transforms.pictures import EachPicture
+from mmjax.data.transforms.regions import Regions
 from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize
 from mmjax.evaluation.answering import Answering as JudgeAnswers
@@ -75,15 +82,23 @@ FORMS = ("early", "late", "hierarchical")
 SIZE, WORDS, BATCH = 64, 512, 32
 # In 40 steps VisualBERT and LXMERT learn to pass over the picture before it says anything to them.
 WARMUP = 300
+# Of a run on drawn scenes, from whose weights another starts: statements alone teach nothing.
+START = {"statements": "answers"}
 # With one rate for all, what reads the texts is done before the picture's shapes are told apart. So
 # the picture's encoder has the whole rate and the rest a part of it; ViLBERT a smaller one yet.
-PART = {"vilbert": 0.1}
+# Where regions say what is seen, nothing has to wait.
+PART, SEEING, TOLD = {"vilbert": 0.1}, 0.2, 0.5
 WIDTH, HEADS = 128, 4
-FUSE = ("fuse", ("token_ids", "text_mask", "image"))
+# Numbers of a region's box in each family's own form, for `Regions`.
+BOXES = {"visualbert": "", "lxmert": "corners", "vilbert": "area"}
 BLIND = ("", "picture", "text")  # what is taken away
 SCENES = ("answers", "statements", "matching")  # tasks on drawn scenes
-STEPS = {"answers": 2000, "statements": 2000, "matching": 2000, "easy-vqa": 5000}
+STEPS = {"answers": 4000, "statements": 3000, "matching": 2000, "easy-vqa": 5000}
 STEPS |= {"nlvr": 1000, "daquar": 1000, "flickr8k": 1500}
+SLOWER = {("lxmert", "statements"): 2000, ("vilbert", "statements"): 2000}  # two passes a row
+SLOWER |= {("vilt", "answers"): 2000, ("vilt", "statements"): 1000, ("vilt", "matching"): 1000}
+TOGETHER = 2000  # steps of each task in the table 'multitask'
+FUSED = 1500  # steps in the table 'fusion'
 TABLES = ("easy-vqa", "scenes", "multitask", "fusion", "photos")
 FOLDERS = ("easy-vqa", "daquar", "nlvr", "flickr8k")
 PHOTOS = ("nlvr", "daquar", "flickr8k")  # tasks whose texts people wrote
@@ -102,6 +117,7 @@ class Run:
       seed: of the run.
       steps: of the run.
       blind: of `BLIND`.
+      start: the task from whose run, of the same model and seed, the weights come; '' for none.
     """
 
     table: str
@@ -110,6 +126,7 @@ class Run:
     seed: int
     steps: int
     blind: str = ""
+    start: str = ""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -121,9 +138,33 @@ class Run:
         """Tokens of a text; of a hundred texts at most six are longer."""
         return 24 if self.task in PHOTOS else 12 if self.task == "easy-vqa" else 16
 
+    @property
+    def name(self) -> str:
+        """Of its workdir."""
+        return f"{self.task}-{self.model}-{self.seed}-{self.steps}"
 
-def model_of(name: str, own: tuple[str, ...], answers: int, config: ConfigDict) -> ConfigDict:
+    @property
+    def first(self) -> "Run":
+        """The run that its weights come from."""
+        steps = SLOWER.get((self.model, self.start), STEPS[self.start])
+        return Run(self.table, self.start, self.model, self.seed, min(steps, 2 * self.steps))
+
+    @property
+    def regions(self) -> bool:
+        """Whether the picture side is regions of drawn scenes."""
+        return self.model in BOXES and set(self.tasks) <= set(SCENES)
+
+    @property
+    def fuse(self) -> tuple[str, tuple[str, ...]]:
+        """The model's method and its words."""
+        boxes = ("boxes",) if BOXES.get(self.model) else ()
+        seen = ("regions", "region_mask", *boxes) if self.regions else ("image",)
+        return "fuse", ("token_ids", "text_mask", *seen)
+
+
+def model_of(run: Run, own: tuple[str, ...], answers: int, config: ConfigDict) -> ConfigDict:
     """A small model with some heads; all are equally wide and of about equal depth."""
+    name, described = run.model, FEATURE_DIM if run.regions else WIDTH
     how = {"dim": WIDTH, "num_heads": HEADS, "mlp_dim": 4 * WIDTH, "scan": False, "remat": "none"}
     words = {
         "vocab_size": config.get_ref("vocab_size"),
@@ -135,15 +176,15 @@ def model_of(name: str, own: tuple[str, ...], answers: int, config: ConfigDict) 
         stream = spec(ViltStream, **words, **how, depth=3, image_size=SIZE, patch_size=8)
         return spec(Vilt, stream=stream, **heads)
     if name == "visualbert":
-        stream = spec(VisualBertStream, **words, **how, depth=3, region_dim=WIDTH)
+        stream = spec(VisualBertStream, **words, **how, depth=3, region_dim=described)
         fusion = spec(VisualBert, stream=stream, **heads)
     elif name == "lxmert":
         text = spec(Bert, **words, **how, depth=1, pooling="class")
-        image = spec(RegionTower, **how, depth=1, feature_dim=WIDTH)
+        image = spec(RegionTower, **how, depth=1, feature_dim=described)
         fusion = spec(Lxmert, text=text, image=image, depth=2, **heads)
     elif name == "vilbert":
         text = spec(Bert, **words, **how, depth=1, pooling="class")
-        image = spec(RegionTower, **how, depth=1, feature_dim=WIDTH, box_dim=5, join="sum")
+        image = spec(RegionTower, **how, depth=1, feature_dim=described, box_dim=5, join="sum")
         bridge = {"bridge_dim": WIDTH, "bridge_heads": HEADS}
         fusion = spec(Vilbert, text=text, image=image, depth=2, **bridge, **heads)
     else:
@@ -151,7 +192,7 @@ def model_of(name: str, own: tuple[str, ...], answers: int, config: ConfigDict) 
         return spec(
             GeneralFusion, image=grid, text=text, embed_dim=WIDTH, form=name, depth=2, **heads
         )
-    return spec(Pictured, image=grid, fusion=fusion, image_size=SIZE)
+    return fusion if run.regions else spec(Pictured, image=grid, fusion=fusion, image_size=SIZE)
 
 
 def source_of(task: str, split: str, folders: dict[str, str]) -> tuple[ConfigDict, dict[str, Any]]:
@@ -179,7 +220,7 @@ def source_of(task: str, split: str, folders: dict[str, str]) -> tuple[ConfigDic
         part = "val" if split == "held_out" else "train"
         files = tuple(sorted(glob.glob(f"{folders[task]}/*{part}*.tar")))
         return spec(WebDataset, path=files), {}
-    return scenes, {"image_from": "image"}
+    return spec(SceneLabels, scenes=scenes), {"image_from": "image"}
 
 
 def names_of(task: str, folders: dict[str, str]) -> tuple[str, ...]:
@@ -196,7 +237,16 @@ def data_of(run: Run, task: str, held_out: bool, folders: dict[str, str]) -> Con
     source, fields = source_of(task, "held_out" if held_out else "train", folders)
     size = 96 if task == "daquar" else SIZE
     cut: tuple[Any, ...] = (spec(Resize, size=SIZE if len(run.tasks) > 1 else size),)
-    if "images_from" in fields:
+    if run.regions:
+        sides = fields.pop("images_from", ())
+        fields["image_from"] = ""
+        several = {}
+        if sides:
+            places = ("features", "boxes", "width", "height")
+            several = {"pictures": sides} | {f"{place}_from": f"{{}}_{place}" for place in places}
+        form = {"feature_dim": FEATURE_DIM, "boxes": BOXES[run.model], **several}
+        cut = (spec(Regions, count=4, **form),)
+    elif "images_from" in fields:
         cut = (spec(EachPicture, transforms=cut),)
     after: tuple[Any, ...] = ()
     if "answers_from" in fields:
@@ -217,18 +267,34 @@ def data_of(run: Run, task: str, held_out: bool, folders: dict[str, str]) -> Con
     )
 
 
-def goal_of(task: str) -> tuple[ConfigDict, ConfigDict]:
+def goal_of(run: Run, task: str) -> tuple[ConfigDict, ConfigDict]:
     """(what a task trains, what it is judged by)."""
+    how, words = {"fuse": run.fuse}, {"words": run.fuse[1]}
     kinds = ("question_type", "answer_type")
     head = HEAD.get(task, "matching")
     if head == "answer":
-        return spec(Answering, fuse=FUSE, form="kl"), spec(JudgeAnswers, kinds=kinds, scoring="one")
+        judge = spec(JudgeAnswers, kinds=kinds, scoring="one", **words)
+        return spec(Answering, form="kl", **how), judge
     if head == "reasoning":
-        return spec(Reasoning, fuse=FUSE), spec(JudgeStatements)
-    return spec(Matching, fuse=FUSE), spec(JudgeMatches)
+        return spec(Reasoning, **how), spec(JudgeStatements, **words)
+    return spec(Matching, **how), spec(JudgeMatches, **words)
 
 
-def config_of(run: Run, folders: dict[str, str]) -> ConfigDict:
+def words_of_scenes(keep: pathlib.Path) -> pathlib.Path:
+    """A tokenizer of all that is said of drawn scenes, so that a run can start with another's."""
+    path = keep / "scenes.json"
+    if not path.exists():
+        keep.mkdir(parents=True, exist_ok=True)
+        said = (("answers", "question"), ("statements", "statement"), ("matching", "txt"))
+        sources = [(build(source_of(task, "train", {})[0]), place) for task, place in said]
+        texts = [str(source[n][place]) for source, place in sources for n in range(0, 4000, 4)]
+        partial = path.with_suffix(f".{os.getpid()}")
+        train_bpe(texts, WORDS, partial)
+        partial.replace(path)
+    return path
+
+
+def config_of(run: Run, folders: dict[str, str], keep: pathlib.Path) -> ConfigDict:
     """The config of a run."""
     config = base_config(run.steps, BATCH, run.seed, log_steps=100, save_steps=run.steps)
     config.vocab_size = 4096 if run.task == "flickr8k" else WORDS
@@ -240,21 +306,29 @@ def config_of(run: Run, folders: dict[str, str]) -> ConfigDict:
     size = 96 if run.task == "daquar" else SIZE
     length = {"sequence_length": run.length, "bos": True, "eos": True}
     config.preprocess = spec(Contract, image_size=size, **length)
-    config.model = model_of(run.model, heads, answers, config)
+    config.model = model_of(run, heads, answers, config)
     config.data, config.eval_data = {}, {}
     for task in run.tasks:
         config.data[task] = spec(Stream, data=data_of(run, task, False, folders), batch_size=BATCH)
         config.eval_data[task] = data_of(run, task, True, folders)
-        objective, judge = goal_of(task)
+        objective, judge = goal_of(run, task)
         config.goals[task] = spec(Goal, objective=objective, stream=task)
         config.evaluators[task] = {"held_out": judge}
     warmup = min(WARMUP, run.steps // 4)
+    part = TOLD if run.regions else PART.get(run.model, SEEING)
     config.optimizer = spec(
         AdamW,
         schedule=spec(cosine, peak=1e-3, steps=run.steps, warmup_steps=warmup),
         weight_decay=0.01,
-        rate_rules=(("(?#optional)image/.*", 1.0), (".*", PART.get(run.model, 0.2))),
+        rate_rules=(("(?#optional)image/.*", 1.0), (".*", part)),
     )
+    if set(run.tasks) <= set(SCENES):
+        config.tokenizer.path = str(words_of_scenes(keep))
+    if run.start:
+        config.init_from = str(keep / run.first.name)
+        ours, theirs = (f"{HEAD.get(task, 'matching')}_head/.*" for task in (run.task, run.start))
+        config.init_rules = ((theirs, ""), ("(.*)", r"\1"))
+        config.init_fresh = (ours,)
     config.tensorboard = False
     config.lock()
     return config
@@ -264,31 +338,41 @@ def runs_of(table: str, steps: int | None) -> Iterator[Run]:
     """The runs of a table, those of most weight first."""
 
     def run(task: str, model: str, seed: int = 0, blind: str = "") -> Run:
-        return Run(table, task, model, seed, steps or STEPS[task.split("+")[0]], blind)
+        number = steps or {"multitask": TOGETHER, "fusion": FUSED}.get(table)
+        number = number or SLOWER.get((model, task), STEPS[task.split("+")[0]])
+        start = START.get(task, "") if table == "scenes" else ""
+        return Run(table, task, model, seed, number, blind, start)
 
     if table == "easy-vqa":
         yield from (run("easy-vqa", family) for family in FAMILIES)
         yield from (run("easy-vqa", "visualbert", seed) for seed in (1, 2))
         yield from (run("easy-vqa", "visualbert", 0, blind) for blind in BLIND[1:])
     elif table == "scenes":
-        for task in SCENES[1:] + SCENES[:1]:
-            yield from (run(task, family) for family in FAMILIES)
-        yield from (run("statements", "visualbert", seed) for seed in (1, 2))
-        yield from (run(task, "visualbert", 0, b) for task in SCENES for b in BLIND[1:])
-    elif table == "multitask":  # beside the single tasks of the table 'scenes'
-        yield run("+".join(SCENES), "visualbert")
+        yield from (run(task, "visualbert", s) for s in (0, 1, 2) for task in SCENES[:2])
+        yield from (run("statements", "visualbert", 0, blind) for blind in BLIND[1:])
+        yield from (run(task, family) for family in FAMILIES[1:] for task in SCENES[:2])
+        yield from (run("matching", family) for family in FAMILIES)
+        yield from (run(task, "visualbert", 0, b) for task in SCENES[::2] for b in BLIND[1:])
+    elif table == "multitask":  # none starts with another's weights
+        yield from (run(task, "visualbert") for task in ("+".join(SCENES), *SCENES))
     elif table == "photos":
         yield from (run("flickr8k", "visualbert", seed) for seed in (0, 1, 2))
         yield from (run(task, "visualbert", 0, b) for task in ("nlvr", "daquar") for b in BLIND)
     else:
-        yield from (run(task, form) for task in SCENES for form in FORMS)
+        yield from (run(task, form) for task in SCENES[::2] for form in FORMS)
 
 
-def measure(run: Run, folders: dict[str, str]) -> dict[str, Any]:
-    """Trains and evaluates in this process."""
+def measure(run: Run, folders: dict[str, str], keep: pathlib.Path) -> dict[str, Any]:
+    """Trains and evaluates in this process; a run that others may start with is kept."""
+    if run.start and not (keep / run.first.name / "report.html").exists():
+        measure(run.first, folders, keep)
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as workdir:
-        numbers = train(config_of(run, folders), workdir, Options())
+    with contextlib.ExitStack() as left:
+        if run.task in START.values() and not run.blind:
+            workdir = str(keep / run.name)
+        else:
+            workdir = left.enter_context(tempfile.TemporaryDirectory())
+        numbers = train(config_of(run, folders, keep), workdir, Options(overwrite=True))
     seconds = round(time.perf_counter() - started, 1)
     kept = {k: round(v, 4) for k, v in numbers.items() if not k.endswith("_chance")}
     return {"benchmark": "cross_modal", **dataclasses.asdict(run), **kept, "seconds": seconds}
@@ -297,7 +381,7 @@ def measure(run: Run, folders: dict[str, str]) -> dict[str, Any]:
 def is_line_of(run: Run, line: dict[str, Any]) -> bool:
     """Whether a line of the results is of a run."""
     told = dataclasses.asdict(run)
-    return {name: line.get(name) for name in told} == told
+    return {name: line.get(name, "") for name in told} == told
 
 
 def main() -> None:
@@ -310,12 +394,15 @@ def main() -> None:
     parser.add_argument("--flickr8k", default="", help="folder of Flickr8k's .tar shards")
     parser.add_argument("--steps", type=int, default=None, help="of each run; for a trial")
     parser.add_argument("--only", nargs="*", default=[], help="models; by default all")
+    keep = pathlib.Path(tempfile.gettempdir()) / "mmjax-cross-modal"
+    parser.add_argument("--keep", default=str(keep), help="where runs that others start with stay")
     parser.add_argument("--work", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     folders = {name: getattr(options, name.replace("-", "_")) for name in FOLDERS}
     results = pathlib.Path(options.results)
     if options.work:
-        line = json.dumps(measure(Run(**json.loads(options.work)), folders))
+        run = Run(**json.loads(options.work))
+        line = json.dumps(measure(run, folders, pathlib.Path(options.keep)))
         with results.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         return
