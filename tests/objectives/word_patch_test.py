@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +69,29 @@ def test_right_pairs_are_near_and_wrong_ones_far(shift):
     assert loss.mean() == pytest.approx((right.sum() - wrong.sum()) / (2 * ROWS), abs=1e-6)
     assert float(loss.metrics["right"][0]) == pytest.approx(right.sum(), rel=1e-5)
     assert float(loss.metrics["wrong"][0]) == pytest.approx(wrong.sum(), rel=1e-5)
+
+
+def test_costs_and_their_slopes_are_those_of_the_original():
+    golden = np.load(pathlib.Path(__file__).parents[1] / "golden" / "word_patch.npz")
+    given = {name: jnp.asarray(golden[name]) for name in ("text", "text_mask", "image")}
+    mask, weights = jnp.asarray(golden["image_mask"]), golden["weights"]
+
+    def total(text, image):
+        """Each row as the only one that counts: the sums of right pairs are its cost."""
+        rows = {"token_ids": text, "text_mask": given["text_mask"], "image": image}
+        costs = []
+        for row in range(ROWS):
+            alone = batch(valid=np.arange(ROWS) == row, **rows)
+            loss = WordPatch(SEEN)(towers(mask=mask), alone, ())
+            costs.append(loss.metrics["right"][0])
+        return jnp.dot(jnp.stack(costs), weights), jnp.stack(costs)
+
+    run = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
+    (_, costs), slopes = run(given["text"], given["image"])
+    np.testing.assert_allclose(costs, golden["costs"], atol=2e-6)
+    np.testing.assert_allclose(slopes[0], golden["d_text"], atol=2e-6)
+    np.testing.assert_allclose(slopes[1], golden["d_image"], atol=2e-6)
+    assert np.abs(golden["d_text"]).max() > 0.05
 
 
 def test_rows_that_fill_up_pairs_that_may_match_and_texts_without_a_word_count_nothing():
