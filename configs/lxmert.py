@@ -21,7 +21,7 @@ Expect:     72.54 % VQA v2 test-standard after fine-tuning by configs/vqa.py (pu
 Differs:    Captions and questions are two streams, in their shares of the paper's pairs (table 1);
             objectives count in these shares. A text is asked of with its own picture and with
             another row's; the paper draws another text for half of the rows. Another picture's
-            regions are of the batch's row before. Held-out numbers of all goals are of questions.
+            regions are of the row half a batch away. Held-out numbers are of questions.
 """
 
 import optax

@@ -1,4 +1,4 @@
-"""ViLT: words and patches in one stream, trained on masked words and matching.
+"""ViLT: words and patches in one stream, trained on masked words, matching and alignment.
 
 Reproduces: Kim et al. 2021, "ViLT", section 4.1 (ViLT-B/32, whole words masked).
 Command:    python train.py --config=configs/vilt.py --workdir=... \

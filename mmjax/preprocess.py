@@ -100,18 +100,21 @@ def preprocess_patches(
 
 
 def exchange_regions(batch: Batch) -> Batch:
-    """The batch with regions of the row before in 'masked_regions', where 'region_other' says so.
+    """The batch with another row's regions in 'masked_regions', where 'region_other' says so.
 
-    'region_other' is gone after it. Of a picture of n regions place p is p modulo n. The batch is
-    the whole one of a step: of micro-batches rows at the seams would get others.
+    The other row is half a batch away: neighbours may be questions about one picture. Of its n
+    regions place p is p modulo n; where it has none, nothing is exchanged. 'region_other' is gone
+    after it. The batch is the whole one of a step: parts of it would find others.
     """
     if "region_other" not in batch:
         return batch
     place = batch["region_other"]  # [batch, *pictures, regions]
-    others, real = (jnp.roll(batch[word], 1, axis=0) for word in ("regions", "region_mask"))
-    number = jnp.maximum(jnp.sum(real, axis=-1, keepdims=True, dtype=jnp.int32), 1)
-    found = jnp.take_along_axis(others, (place % number)[..., None], axis=-2)
-    masked = jnp.where(place[..., None] >= 0, found, batch["masked_regions"])
+    away = place.shape[0] // 2
+    others, real = (jnp.roll(batch[word], away, axis=0) for word in ("regions", "region_mask"))
+    number = jnp.sum(real, axis=-1, keepdims=True, dtype=jnp.int32)
+    found = jnp.take_along_axis(others, (place % jnp.maximum(number, 1))[..., None], axis=-2)
+    put = (place >= 0) & (number > 0)
+    masked = jnp.where(put[..., None], found, batch["masked_regions"])
     kept = {word: value for word, value in batch.items() if word != "region_other"}
     return {**kept, "masked_regions": masked}
 

@@ -110,8 +110,8 @@ WORDS: dict[str, Word] = {
     "region_other": Word(
         "batch regions",
         "int32",
-        "which region of the picture before stands in masked_regions in this one's place, -1 for "
-        "none",
+        "which region of another row's picture stands in masked_regions in this one's place, -1 "
+        "for none",
         "MaskRegions(other=...)",
     ),
     "region_asked": Word(

@@ -21,7 +21,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-LIBRARIES = ("blinded", "card", "ledger", "peer", "sides")  # imported by the others, no commands
+# Imported by the others, no commands.
+LIBRARIES = ("blinded", "card", "cross_modal_config", "ledger", "peer", "sides")
 
 
 class Parsed(Exception):

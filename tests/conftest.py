@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 # What the tests compile runs a few times, so kernels are made in the way that compiles quickest:
-# two fifths of the time less, the sums in the same order (docs/log.md). Runs of train.py that tests
-# start in a process of their own have none of this; they compile as a user's do.
+# two fifths of XLA's time less, the sums in the same order (docs/log.md). Runs of train.py that
+# tests start in a process of their own have none of this; they compile as a user's do.
 QUICK = "xla_cpu_disable_loop_unrolling,xla_cpu_disable_new_fusion_emitters"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + f" --xla_force_host_platform_device_count=8 --xla_backend_extra_options={QUICK}"
-).strip()
+given = os.environ.get("XLA_FLAGS", "")
+if "--xla_backend_extra_options" not in given:
+    given += f" --xla_backend_extra_options={QUICK}"
+os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count=8".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # processes side by side wait for each other

@@ -38,9 +38,9 @@ def test_only_pictures_are_touched():
 
 
 @pytest.mark.parametrize("pictures", [(), (2,)])
-def test_regions_of_the_row_before_stand_where_it_says_so(pictures):
+def test_regions_of_the_row_half_a_batch_away_stand_where_it_says_so(pictures):
     rng = np.random.default_rng(0)
-    shape = (3, *pictures, 5)
+    shape = (4, *pictures, 5)
     batch = {
         "regions": rng.normal(size=(*shape, 2)).astype(np.float32),
         "masked_regions": np.zeros((*shape, 2), np.float32),
@@ -48,15 +48,16 @@ def test_regions_of_the_row_before_stand_where_it_says_so(pictures):
         "region_other": rng.integers(-1, 5, shape).astype(np.int32),
         "region_asked": np.ones(shape, bool),
     }
+    batch["region_mask"][3] = False  # a row that only fills up
     made = preprocess({word: jnp.asarray(value) for word, value in batch.items()}, Contract())
     assert set(made) == set(batch) - {"region_other"}
     seen = 0
     for place in np.ndindex(shape):
         asked = batch["region_other"][place]
-        before = ((place[0] - 1) % 3, *place[1:-1])
-        wanted = np.zeros(2)
-        if asked >= 0:
-            wanted = batch["regions"][before][asked % batch["region_mask"][before].sum()]
+        other = ((place[0] - 2) % 4, *place[1:-1])
+        wanted, number = np.zeros(2), batch["region_mask"][other].sum()
+        if asked >= 0 and number:
+            wanted = batch["regions"][other][asked % number]
             seen += 1
         np.testing.assert_array_equal(made["masked_regions"][place], wanted)
     assert seen > 5

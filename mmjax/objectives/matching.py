@@ -97,7 +97,7 @@ class Matching(Objective):
         return Loss(total, count, {"accuracy": (right, count)}, state)
 
     def pairs(self, forward: Forward, batch: Batch) -> Iterator[Pair]:
-        """The right pairs, then the wrong ones; asked for again the model runs no more.
+        """The right pairs, then the wrong ones; random ones asked for again run no model.
 
         Raises:
           ValueError: a batch of no more rows than the shift; for chosen negatives a batch that the
@@ -110,7 +110,9 @@ class Matching(Objective):
         asked = [(inputs, batch["valid"], "")]
         if self.negatives == "random":
             name = f"pictures of {self.shift} rows further on"
-            asked.append(forward.once(name, inputs, lambda: self._shifted(inputs, batch)))
+            told = {word: batch[word] for word in ("valid", *self._identities(batch))}
+            made = forward.once(name, {**inputs, **told}, lambda: self._shifted(inputs, batch))
+            asked.append(made)
         else:
             asked += self._chosen(forward, inputs, batch)
         for given, which, key in asked:
@@ -133,11 +135,14 @@ class Matching(Objective):
     def _unlike(self, batch: Batch) -> Bool[Array, " batch"]:
         """Where a row's text and the other row's picture are real and of different things."""
         asked = batch["valid"] & jnp.roll(batch["valid"], -self.shift)
-        for word in ("sample_id", *IDENTITIES):
-            if word in batch:
-                other = jnp.roll(batch[word], -self.shift, axis=0)
-                asked &= jnp.any(batch[word] != other, axis=1)
+        for word in self._identities(batch):
+            other = jnp.roll(batch[word], -self.shift, axis=0)
+            asked &= jnp.any(batch[word] != other, axis=1)
         return asked
+
+    def _identities(self, batch: Batch) -> tuple[str, ...]:
+        """The words that tell what may match all the same, as far as they are there."""
+        return tuple(word for word in ("sample_id", *IDENTITIES) if word in batch)
 
     def _chosen(
         self, forward: Forward, inputs: dict[str, Any], batch: Batch

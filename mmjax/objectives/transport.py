@@ -13,7 +13,7 @@ def cosine_costs(
 
     def unit(x: Float[Array, "batch places dim"]) -> Float[Array, "batch places dim"]:
         x = x.astype(jnp.float32)
-        # A vector of zeros has no direction; so it has no slope either, and not one of 0 ÷ 0.
+        # A vector of zeros has no direction; its slope is a large one then, and no 0 ÷ 0.
         length = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-10))
         return x / length
 
@@ -29,14 +29,14 @@ def transport_plan(
 ) -> Float[Array, "batch m n"]:
     """How much of each left place goes to each right one, by inexact proximal point iterations.
 
-    The more iterations, the nearer to the cheapest plan of all; what arrives at the right places is
-    even after each of them, what leaves the left ones in the limit. No slope goes through.
+    The more iterations, the nearer to the cheapest plan of all; what leaves the left places is even
+    after each of them, what arrives at the right ones in the limit. No slope goes through.
 
     Args:
       costs: of carrying all of a left place to a right one.
       left: True where a left place is real.
       right: the same of right places; with none on either side nothing is carried.
-      step: of an iteration, the paper's 1 ÷ β: a larger one weighs what the last plan was more.
+      step: of an iteration, the paper's β: a larger one keeps more of what the last plan was.
       iterations: how many, each with one pass over the left and one over the right places.
 
     Returns:

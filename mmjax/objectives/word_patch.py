@@ -11,6 +11,8 @@ from mmjax.objectives.matching import Matching
 from mmjax.objectives.transport import cosine_costs, transport_plan
 from mmjax.typing import Array, Batch, Bool, Float, PyTree
 
+SMALLEST_STEP = 0.05  # exp(-2 / step), of the largest cost, is no number of float32 far below it
+
 
 @dataclasses.dataclass(frozen=True)
 class WordPatch(Objective):
@@ -44,10 +46,10 @@ class WordPatch(Objective):
     iterations: int = 50
 
     def __post_init__(self) -> None:
-        if self.class_tokens < 0 or not self.step > 0 or self.iterations < 1:
+        if self.class_tokens < 0 or not self.step >= SMALLEST_STEP or self.iterations < 1:
             raise ValueError(
                 f"class_tokens={self.class_tokens}, step={self.step}, iterations="
-                f"{self.iterations}: give 0 or more, above 0, and 1 or more."
+                f"{self.iterations}: give 0 or more, {SMALLEST_STEP} or more, and 1 or more."
             )
         Matching(self.fuse, self.shift)  # which checks these
 
@@ -60,9 +62,17 @@ class WordPatch(Objective):
         """The mean over pairs, and 'right' and 'wrong', the mean costs of either kind.
 
         A pair without a word counts nothing.
+
+        Raises:
+          ValueError: rows of several pictures, whose words stand there several times.
         """
         sums = []
         for pair in Matching(self.fuse, self.shift).pairs(forward, batch):
+            if pair.fused.text.shape[1] != batch["text_mask"].shape[1]:
+                raise ValueError(
+                    f"a row has {batch['text_mask'].shape[1]} words and the model gives "
+                    f"{pair.fused.text.shape[1]}: words are aligned with one picture's patches."
+                )
             costs, told = self._costs(pair.fused)
             told &= pair.asked
             sums.append((jnp.sum(jnp.where(told, costs, 0.0)), jnp.sum(told, dtype=jnp.float32)))

@@ -150,8 +150,18 @@ def leave(status: int, why: str = "") -> None:
 
 
 def is_main() -> bool:
-    """True on the one process that writes files and prints."""
-    return jax.process_index() == 0
+    """True on the one process that writes files and prints.
+
+    Before a job of several is joined its variables tell: to ask JAX would start a backend, which
+    has to wait for the others. (Where they do not tell, as on a TPU slice, every process is it.)
+    """
+    if jax.distributed.is_initialized():
+        return jax.process_index() == 0
+    try:
+        place = find_place()
+    except ValueError:  # `start` refuses them
+        return True
+    return place is None or not place.process
 
 
 def barrier(name: str) -> None:

@@ -91,22 +91,37 @@ def kept_tokenizer(home: Home, inner: str = "") -> str:
     return next((str(path) for path in kept if path.exists()), "")
 
 
-def with_own_files(config: ConfigDict, home: Home) -> ConfigDict:
-    """The config, with the run's own copies of its tokenizer and answers where these are gone.
+def files_gone(config: ConfigDict) -> dict[str, str]:
+    """{'tokenizer' or 'answers': the file that the config names for it and that is not there}."""
+    parts = {key: config.get(key) for key in ("tokenizer", "answers")}
+    named = {k: v.get("path", "") for k, v in parts.items() if isinstance(v, ConfigDict)}
+    return {key: path for key, path in named.items() if path and not pathlib.Path(path).exists()}
+
+
+def with_own_files(config: ConfigDict, home: Home) -> tuple[ConfigDict, list[str]]:
+    """(the config, naming the run's own copies of its tokenizer and answers where these are gone).
 
     So what has begun with somebody's weights goes on without their folder.
+
+    Args:
+      config: of the run, as it was begun.
+      home: of the run.
+
+    Returns:
+      The config, and a line for people on each copy that is taken.
     """
-    named = {key: config[key].path for key in ("tokenizer", "answers") if key in config}
-    gone = {key: path for key, path in named.items() if path and not pathlib.Path(path).exists()}
-    if not gone or (saved := home.read("config.json")) is None:
-        return config
+    gone, saved, said = files_gone(config), home.read("config.json"), []
+    if not gone or saved is None:
+        return config, said
     begun, config = from_json(saved.decode()), copy.deepcopy(config)
     for key, path in gone.items():
         kept = kept_tokenizer(home) if key == "tokenizer" else str(home.path(ANSWERS))
-        if key in begun and begun[key].path == path and kept and pathlib.Path(kept).exists():
-            say(f"{key}: {path} is gone; the run's own copy of it is read.")
+        before = begun.get(key)
+        same = isinstance(before, ConfigDict) and before.get("path", "") == path
+        if same and kept and pathlib.Path(kept).exists():
+            said.append(f"{key}: {path} is gone; the run's own copy of it is read.")
             override(config, f"{key}.path", kept)
-    return config
+    return config, said
 
 
 def run_tokenizer(parts: Parts, home: Home) -> Tokenizer | None:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, build, public_path
 from mmjax.data.sources.base import CAUSES
+from mmjax.data.transforms.mask_regions import MaskRegions
 from mmjax.data.transforms.regions import FORMS, Regions
 from mmjax.data.transforms.stored import Stored
 from mmjax.run.assembly import RECIPE, assemble, check_stream, make_recipe
@@ -49,6 +50,10 @@ def recipe_and_shapes(config: ConfigDict) -> tuple[Recipe, Shapes]:
     for stream, words in shapes.items():  # a text that is read masked is there as it stands too
         if "text_mask" in words:
             words |= {word: every[stream][word] for word in begun if word in every[stream]}
+    for name, words in shapes.items():
+        place = config.data[name] if several else config
+        if "masked_regions" in words and _exchanges(place):
+            words["region_other"] = every[name]["region_other"]
     if all(word in shapes[g.stream] for g in recipe.goals.values() for word in g.objective.needs):
         return recipe, shapes
     try:
@@ -67,6 +72,13 @@ def _begun_with(recipe: Recipe) -> tuple[str, ...]:
 def _first(place: ConfigDict) -> ConfigDict:
     """A stream's dataset, of a mixture the first: the rows of all are alike."""
     return place.data.members[0] if "members" in place.data else place.data
+
+
+def _exchanges(place: ConfigDict) -> bool:
+    """Whether masked regions may become another picture's, which no objective asks for by name."""
+    found = (one for one in _first(place).get("transforms", ()) if isinstance(one, ConfigDict))
+    named = (one for one in found if one.get("target") == public_path(MaskRegions))
+    return any(one.get("other", 0.0) > 0 for one in named)
 
 
 def _pictures(place: ConfigDict) -> tuple[int, ...]:

@@ -32,6 +32,7 @@ from mmjax.run.beginning import (
     check_goals,
     check_letters,
     check_source,
+    files_gone,
     keep_tokenizer,
     run_tokenizer,
     start_mesh,
@@ -75,19 +76,29 @@ def train(config: ConfigDict, workdir: str, options: Options = PLAIN) -> dict[st
       Stopped: a signal ended the run after a save.
     """
     with contextlib.ExitStack() as left:
-        with refusing():
-            check_letters(workdir)
-            home = open_home(workdir)
-        left.callback(home.close, write=False)  # where it was refused; twice does no harm
-        with refusing():
-            opened = with_own_files(config, home)
-        parts = assemble(opened)
+
+        def opened() -> Home:
+            with refusing():
+                check_letters(workdir)
+                home = open_home(workdir)
+            left.callback(home.close, write=False)  # where it was refused; twice does no harm
+            return home
+
+        home, given, said = None, config, []
+        if files_gone(config) and not options.overwrite:  # what is begun anew has no copies
+            home = opened()
+            with refusing():
+                given, said = with_own_files(config, home)
+        parts = assemble(given)
+        home = home or opened()
         with refusing():
             check_answers(parts, home)
-        return _run(config, parts, home, options)
+        return _run(config, parts, home, options, said)
 
 
-def _run(config: ConfigDict, parts: Parts, home: Home, options: Options) -> dict[str, float]:
+def _run(
+    config: ConfigDict, parts: Parts, home: Home, options: Options, said: list[str]
+) -> dict[str, float]:
     with refusing():
         check_source(config.init_from, home)
         profile = Profile(options.profile, home.folder)
@@ -99,8 +110,9 @@ def _run(config: ConfigDict, parts: Parts, home: Home, options: Options) -> dict
     mesh = start_mesh(config, parts)
     with refusing():
         replay = Replay(options.replay_check, mesh)
-    if joined:
-        say(joined)
+    for line in (joined, *said):
+        if line:
+            say(line)
     text = to_json(config)
     if config.get("first"):  # a recipe in two stages, such as a tower that is then locked
         first = home.child("first")

@@ -135,5 +135,10 @@ def test_wrong_options_and_micro_batches_are_refused():
         WordPatch(SEEN, shift=0)
     with pytest.raises(ValueError, match="class_tokens=-1"):
         WordPatch(SEEN, class_tokens=-1)
+    with pytest.raises(ValueError, match=r"0\.05 or more"):
+        WordPatch(SEEN, step=0.01)
+    longer = batch(token_ids=np.zeros((ROWS, 2 * LENGTH, WIDTH), np.float32))
+    with pytest.raises(ValueError, match="a row has 6 words and the model gives 12"):
+        WordPatch(SEEN)(towers(), longer, ())
     with pytest.raises(ValueError, match="neither Coupled"):
         check_micro_batches(2, {"alignment": WordPatch(SEEN)}, {"main": 8}, 1, {})

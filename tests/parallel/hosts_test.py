@@ -14,11 +14,13 @@ import jax
 from mmjax.parallel import hosts
 from mmjax.parallel.limits import Watchdog
 started = time.monotonic()
+early = hosts.is_main()  # and starts no backend, before which the job has to be joined
 try:
     line = hosts.start(Watchdog(start_seconds=float(sys.argv[1])))
 except ValueError as error:
     sys.exit(f"error: {error}")
 print(f"[{line}] in {time.monotonic() - started:.1f} s")
+assert early == hosts.is_main()
 print(jax.process_index(), hosts.broadcast_bytes(b"hello" if hosts.is_main() else b"").decode())
 """
 CLUSTERS = ("MMJAX_", "SLURM_", "OMPI_", "TPU_", "MEGASCALE_", "JAX_COORDINATOR")

@@ -59,6 +59,7 @@ def test_a_plan_knows_the_words_without_data(name):
     for words in shapes.values():
         assert ("image" in words) == pictures
         if not pictures:
+            assert ("region_other" in words) == (name == "lxmert")  # no objective names it
             count = {"visualbert": 100, "lxmert": 36, "vilbert": 37}[name]  # one is the mean
             assert words["regions"][0] == (words["row"][0][0], count, 2048)
 

@@ -140,7 +140,7 @@ def test_it_may_be_done_otherwise_and_going_on_needs_nothing_of_the_source(shard
 
 
 def test_a_run_goes_on_with_its_own_tokenizer_once_the_source_is_gone(shard, full, tmp_path):
-    """With the same command; but a file that it never read is asked for."""
+    """By its own config; but a file that it never read is asked for."""
     begun = full.parent / "source"
     workdir = pathlib.Path(shutil.copytree(full, tmp_path / "run"))
     moved = shutil.move(begun, tmp_path / "elsewhere")
@@ -151,6 +151,10 @@ def test_a_run_goes_on_with_its_own_tokenizer_once_the_source_is_gone(shard, ful
         made, _, options = parse_train(other)
         with pytest.raises(ConfigError, match=r"none/tokenizer\.json"):
             train(made, str(workdir), options)
+        made, _, options = parse_train([*given, "--overwrite"])
+        with pytest.raises(ConfigError, match=r"source/tokenizer\.json"):  # no copies to begin with
+            train(made, str(workdir), options)
+        assert (workdir / "checkpoints" / "2").exists()
         made, _, options = parse_train(longer)
         train(made, str(workdir), options)
     finally:

@@ -23,7 +23,7 @@ class MaskRegions:
       zeroed: share of those asked for whose features become zero, 0 to 1.
       other: share of those asked for that get the features of a region drawn from another picture,
         0 to 1. A transform sees one sample, so it draws a number, 'region_other', and the step puts
-        there what the batch's row before has (`preprocess.exchange_regions`).
+        there what the row half a batch away has (`preprocess.exchange_regions`).
       overlap: what overlaps a zeroed region by more than this (intersection over union, 0 to 1)
         becomes zero too, and is not asked for by that; 1 for none.
 
@@ -44,7 +44,7 @@ class MaskRegions:
             raise ValueError(f"rate={self.rate} is not above 0 and below 1.")
         if not 0 <= self.zeroed <= 1 or not 0 <= self.overlap <= 1:
             raise ValueError(f"zeroed={self.zeroed} and overlap={self.overlap} are of 0 to 1.")
-        if not 0 <= self.other <= 1 - self.zeroed:
+        if not self.other >= 0 or self.zeroed + self.other > 1 + 1e-9:  # 0.9 + 0.1 is 1 or less
             raise ValueError(
                 f"other={self.other} is of 0 to {1 - self.zeroed:g}, what zeroed={self.zeroed} "
                 "leaves."

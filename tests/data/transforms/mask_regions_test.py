@@ -149,5 +149,6 @@ def test_a_share_of_those_asked_for_is_drawn_from_another_picture():
 def test_too_large_a_share_and_a_mean_of_all_are_refused():
     with pytest.raises(ValueError, match=r"other=0.2 is of 0 to 0.1, what zeroed=0.9 leaves"):
         MaskRegions(zeroed=0.9, other=0.2)
+    assert MaskRegions(zeroed=0.9, other=0.1).other == 0.1
     with pytest.raises(ValueError, match="the mean of the regions, which comes first"):
         run(MaskRegions(zeroed=0.8, other=0.1), sample(mean_first=True))
