@@ -14,7 +14,9 @@ import pytest
 # What the tests compile runs a few times, so kernels are made in the way that compiles quickest:
 # two fifths of XLA's time less, the sums in the same order (docs/log.md). Runs of train.py that
 # tests start in a process of their own have none of this; they compile as a user's do.
-QUICK = "xla_cpu_disable_loop_unrolling,xla_cpu_disable_new_fusion_emitters"
+QUICK = (
+    "xla_cpu_disable_loop_unrolling,xla_cpu_disable_new_fusion_emitters,xla_cpu_optimize_for_size"
+)
 given = os.environ.get("XLA_FLAGS", "")
 if "--xla_backend_extra_options" not in given:
     given += f" --xla_backend_extra_options={QUICK}"
