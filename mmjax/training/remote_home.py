@@ -10,6 +10,7 @@ import os
 import pathlib
 import posixpath
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -150,7 +151,7 @@ class RemoteHome:
                 held = self._store.guard is not None  # else a run may be writing beside this
                 self._mirror.push(large=True, metrics=held)
         finally:
-            shutil.rmtree(self._staging, ignore_errors=True)
+            _remove(self._staging)
             os.close(self._held)
             self._held = -1
 
@@ -184,6 +185,15 @@ class RemoteHome:
 
 def _tops(names: Any) -> set[str]:
     return {name.partition("/")[0] for name in names}
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Deletes a folder; what a thread still writes while it is emptied would keep it."""
+    for _ in range(5):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def _stage() -> tuple[pathlib.Path, int]:
