@@ -264,11 +264,12 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
     loss, losses, statistics, grads = loss_and_grads(recipe, state, batches, key)
     trainable, frozen = recipe.optimizer.split(state.params)
-    grad_norm = optax.tree.norm(grads)
-    good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    grad_norms = _norms(grads)
+    good = jnp.isfinite(loss) & jnp.isfinite(grad_norms[""])
     count = position(state.opt_state)
     transform = recipe.optimizer.transform(state.params)
     updates, opt_state = transform.update(grads, state.opt_state, trainable)
+    updates = _stored(updates)
     updated = recipe.optimizer.clamp(optax.apply_updates(trainable, updates))
     ema = ema_update(state.ema, updated, ema_decay(recipe.ema, count)) if recipe.ema else {}
     memory = {name: loss.state for name, loss in losses.items()}
@@ -296,8 +297,8 @@ def train_step(
             for name, one in losses.items()
             for metric, (total, number) in one.metrics.items()
         },
-        **_norms("grad_norm", grads, grad_norm),
-        **_norms("update_norm", updates, optax.tree.norm(updates)),
+        **{f"grad_norm{part}": norm for part, norm in grad_norms.items()},
+        **{f"update_norm{part}": norm for part, norm in _norms(updates).items()},
         **{f"counters/{name}": value for name, value in counters.items()},
         "stop": stop.sum(),
     }
@@ -322,10 +323,26 @@ def _varies(recipe: Recipe, name: str) -> bool:
     return not isinstance(recipe.goals[name].weight, numbers.Real)
 
 
-def _norms(name: str, tree: Mapping[str, Any], whole: Any) -> dict[str, Any]:
-    """The norm of all arrays together, and of each tower's."""
-    towers = {part: leaf for part, leaf in tree.items() if isinstance(leaf, Mapping)}
-    return {
-        name: whole,
-        **{f"{name}/{part}": optax.tree.norm(leaf) for part, leaf in towers.items()},
+def _norms(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """{"": the norm of all arrays together, "/tower": that of each tower's}.
+
+    Each array is read once: the compiler does not see that a tower's sum is a part of the whole's.
+    """
+    squares = {part: optax.tree.norm(leaf, squared=True) for part, leaf in _stored(tree).items()}
+    towers = (part for part, leaf in tree.items() if isinstance(leaf, Mapping))
+    return {"": jnp.sqrt(sum(squares.values()))} | {
+        f"/{part}": jnp.sqrt(squares[part]) for part in towers
     }
+
+
+def _stored(tree: PyTree) -> PyTree:
+    """`tree`, on a CPU as arrays in memory from which everything that follows starts.
+
+    A CPU's program has no kernel that writes several arrays, so what two kernels need, each makes
+    again from all that it came from, or (squares of gradients, for a norm and for Adam) it is
+    written out, at several reads of the whole model. Elsewhere one kernel makes them all.
+    """
+    barrier, as_it_is = jax.lax.optimization_barrier, lambda leaf: leaf
+    return jax.tree.map(
+        lambda leaf: jax.lax.platform_dependent(leaf, cpu=barrier, default=as_it_is), tree
+    )

@@ -14,7 +14,7 @@ PIPELINED = "xla_gpu_pipeline_all_gather"
 def test_each_platform_has_its_own():
     assert xla_flags.wanted("tpu") == dict(xla_flags.TPU)
     assert xla_flags.wanted("gpu") == dict(xla_flags.GPU)
-    assert xla_flags.wanted("cpu") == {}
+    assert xla_flags.wanted("cpu") == dict(xla_flags.CPU)
     assert xla_flags.wanted("cpu", once=True) == dict(xla_flags.CPU_ONCE)
     assert xla_flags.wanted("tpu", once=True) == {}
 
@@ -27,9 +27,12 @@ def test_what_a_person_has_set_is_left_alone_by_either_name(variable, name, monk
     assert xla_flags.wanted("gpu") == expected
 
 
-def test_the_compiler_knows_the_flags():
-    made = jax.jit(lambda x: x + 1, compiler_options=xla_flags.compiler_options(make_mesh(), True))
-    assert made(1.0) == 2
+@pytest.mark.parametrize("once", [False, True])
+def test_the_compiler_knows_the_flags(once, caplog):
+    options = xla_flags.compiler_options(make_mesh(), once)
+    assert options == dict(xla_flags.CPU_ONCE if once else xla_flags.CPU)
+    assert not caplog.records
+    assert jax.jit(lambda x: x + 1, compiler_options=options)(1.0) == 2
 
 
 def test_gpu_flags_go_by_the_names_that_the_compiler_knows(monkeypatch, caplog):
