@@ -91,11 +91,11 @@ def test_updates_too_small_for_bfloat16_add_up(runs):
 
 def test_matrix_products_take_bfloat16_kernels_and_gradients_come_back_float32():
     run = compiled("bfloat16")
-    text = str(jax.make_jaxpr(run.step)(run.state, run.batches, run.stop))
+    text = str(run.step.trace(run.state, run.batches, run.stop).jaxpr)
     assert re.search(r"bf16\[12,8\] = convert_element_type\[new_dtype=bfloat16", text)
     assert re.search(r"f32\[12,8\] = convert_element_type\[new_dtype=float32", text)
     plain = compiled("float32")
-    assert "bf16" not in str(jax.make_jaxpr(plain.step)(plain.state, plain.batches, plain.stop))
+    assert "bf16" not in str(plain.step.trace(plain.state, plain.batches, plain.stop).jaxpr)
 
 
 def test_kernels_of_the_towers_alone_are_cast():
