@@ -342,7 +342,5 @@ def _stored(tree: PyTree) -> PyTree:
     again from all that it came from, or (squares of gradients, for a norm and for Adam) it is
     written out, at several reads of the whole model. Elsewhere one kernel makes them all.
     """
-    barrier, as_it_is = jax.lax.optimization_barrier, lambda leaf: leaf
-    return jax.tree.map(
-        lambda leaf: jax.lax.platform_dependent(leaf, cpu=barrier, default=as_it_is), tree
-    )
+    each = functools.partial(jax.tree.map, jax.lax.optimization_barrier)
+    return jax.lax.platform_dependent(tree, cpu=each, default=lambda tree: tree)
