@@ -144,7 +144,9 @@ def model_of(run: Run, own: tuple[str, ...], answers: int, config: ConfigDict) -
     heads = {"heads": own, "answers": answers}
     grid = spec(ResNet, block="basic", channels=(32, 64, WIDTH), depths=(1, 1, 1), stem_channels=32)
     if name == "vilt":
-        stream = spec(ViltStream, **words, **how, depth=3, image_size=SIZE, patch_size=8)
+        # Words and two pictures are told apart, also in the run of one that statements begin with.
+        sizes = {"depth": 3, "image_size": SIZE, "patch_size": 8, "modalities": 3}
+        stream = spec(ViltStream, **words, **how, **sizes)
         return spec(Vilt, stream=stream, **heads)
     if name == "visualbert":
         stream = spec(VisualBertStream, **words, **how, depth=3, region_dim=described)

@@ -164,10 +164,19 @@ class Vilt(WordsAsked):
 
         Of several pictures of a row, an axis before their height, each goes with the text alone.
         Their tokens stand one after another, their pooled vectors side by side.
+
+        Raises:
+          ValueError: rows of more pictures than the stream can tell apart.
         """
         if image.ndim == 4:
             return self.stream(token_ids, text_mask, image, image_mask, row, train, token_type)
         pictures = image.shape[1]
+        if pictures >= self.stream.modalities:
+            raise ValueError(
+                f"rows have {pictures} pictures, and a stream with modalities="
+                f"{self.stream.modalities} tells words and {self.stream.modalities - 1} apart; set "
+                f"its modalities to {pictures + 1}."
+            )
         words = {
             "token_ids": token_ids,
             "text_mask": text_mask,

@@ -174,6 +174,14 @@ def test_what_does_not_fit_is_refused():
         Vilt(STREAM, ("strange",)).init(jax.random.key(0), *batch)
 
 
+def test_more_pictures_than_are_told_apart_are_refused():
+    model = MODEL.clone(stream=STREAM.clone(modalities=2))
+    batch = words()
+    two = batch | {name: jnp.stack([batch[name]] * 2, axis=1) for name in ("image", "image_mask")}
+    with pytest.raises(ValueError, match=r"modalities=2 tells words and 1 apart; set .* to 3"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), **two))
+
+
 def test_numbers_are_dropped_in_training_alone(variables):
     model = MODEL.clone(stream=STREAM.clone(dropout=0.3))
     rngs = {"dropout": jax.random.key(0)}
