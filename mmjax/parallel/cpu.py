@@ -16,7 +16,7 @@ from mmjax.parallel.place import find_place
 # Options of glibc's mallopt, see malloc.h.
 _MMAP_MAX, _TOP_PAD, _TRIM_THRESHOLD = -4, -2, -1
 _PAD_BYTES = 1 << 28
-_NEVER = -1
+_NEVER = -1  # the largest int would be a threshold of 2 GiB, and a step of B/32 frees more
 _ALIGNMENT = 64  # bytes, of what XLA's CPU client takes without a copy
 
 
