@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import io
 import math
 import os
@@ -116,7 +117,7 @@ class Loaded:
           ValueError: a picture that cannot be read.
         """
         self._need("encode_image", "image")
-        return self._encode("image", self.pixels(images), EMBEDDING)[0]
+        return self._encode("image", self.pixels(images), tokens=False)[0]
 
     def encode_text(self, texts: str | Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         """Embeddings of texts, at unit length.
@@ -126,21 +127,21 @@ class Loaded:
         """
         self._need("encode_text", "text")
         seen = getattr(getattr(self.model, "text", None), "sees_padding", True)
-        return self._encode("text", self.token_ids(texts), EMBEDDING, shorten=not seen)[0]
+        return self._encode("text", self.token_ids(texts), tokens=False, shorten=not seen)[0]
 
     def tokens_image(
         self, images: Picture | Sequence[Picture]
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """(tokens, mask of the real ones or None, pooled vector before unit length) of pictures."""
         self._need("tokens_image", "image")
-        return self._encode("image", self.pixels(images), TOKENS)
+        return self._encode("image", self.pixels(images), tokens=True)
 
     def tokens_text(
         self, texts: str | Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """(tokens, mask of the real ones or None, pooled vector before unit length) of texts."""
         self._need("tokens_text", "text")
-        return self._encode("text", self.token_ids(texts), TOKENS)
+        return self._encode("text", self.token_ids(texts), tokens=True)
 
     def similarity(
         self, images: Picture | Sequence[Picture], texts: str | Sequence[str]
@@ -278,15 +279,23 @@ class Loaded:
         return {name: float(value) for name, value in made.items()}
 
     @functools.cached_property
-    def _compiled(self) -> dict[str, Callable[..., Any]]:
-        return {kind: self._compile(kind) for kind in METHODS if self._method(kind)}
+    def _compiled(self) -> dict[tuple[str, bool], Callable[..., Any]]:
+        return {
+            (kind, tokens): self._compile(kind, tokens)
+            for kind in METHODS
+            for tokens in (False, True)
+            if self._method(kind)
+        }
 
-    def _compile(self, kind: str) -> Callable[..., Any]:
+    def _compile(self, kind: str, tokens: bool) -> Callable[..., Any]:
         method = self._method(kind)
+        takes = inspect.signature(getattr(type(self.model), method)).parameters
+        how = {"tokens": False} if "tokens" in takes and not tokens else {}
+        wanted = TOKENS if tokens else EMBEDDING
 
         def encode(variables: Any, words: dict[str, Any]) -> Any:
             words = preprocess.preprocess(words, self.contract)
-            made = tuple(self.model.apply(variables, **words, method=method))
+            made = tuple(self.model.apply(variables, **words, **how, method=method))[wanted]
             return tuple(x if x is None or x.dtype == bool else x.astype(jnp.float32) for x in made)
 
         if self.mesh is None:
@@ -299,9 +308,9 @@ class Loaded:
         return jax.jit(laid_out)
 
     def _encode(
-        self, kind: str, words: dict[str, np.ndarray], wanted: slice, shorten: bool = False
+        self, kind: str, words: dict[str, np.ndarray], tokens: bool, shorten: bool = False
     ) -> tuple[Any, ...]:
-        """Some of what the model returns for rows, on the host.
+        """What the model returns for rows, on the host: the tokens' part, or the embedding.
 
         Rows go through in powers of two up to `LARGEST`, so a handful of programs serve any number;
         where padding may be left out (`shorten`), in one of three lengths.
@@ -320,7 +329,7 @@ class Loaded:
             some = {word: _filled(value, filled) for word, value in some.items()}
             if self.mesh is not None:
                 some = jax.device_put(some, batch_sharding(self.mesh))
-            made = self._compiled[kind](self.variables, some)[wanted]
+            made = self._compiled[kind, tokens](self.variables, some)
             parts.append([None if x is None else np.asarray(x)[:there] for x in made])
         columns = zip(*parts)
         return tuple(None if column[0] is None else np.concatenate(column) for column in columns)

@@ -3,7 +3,9 @@
 A model is a flax module. Objectives and evaluators name one of the methods below and hand it
 Batch words as keyword arguments (`model.apply(variables, **words, method='encode_image')`).
 Randomness is asked for with `train=True` and an rng named 'dropout'; `row` carries the rows' global
-numbers, so that what a row draws depends on neither sharding nor micro-batches.
+numbers, so that what a row draws depends on neither sharding nor micro-batches. A tower, or an
+`encode_*`, that takes `tokens` can be told that nobody reads them (`tokens=False`): it may then run
+no more of its last block than its pooled vector needs, and give None for tokens and mask.
 
 Parameters are float32 and lie at the same paths whatever a model's `scan`, `remat` and `dtype` are:
 

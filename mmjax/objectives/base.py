@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -223,7 +223,14 @@ def _merge(current: PyTree, after: PyTree, before: PyTree) -> PyTree:
 
 
 class Objective(abc.ABC):
-    """A training goal: a frozen dataclass that says which words it needs and how to score them."""
+    """A training goal: a frozen dataclass that says which words it needs and how to score them.
+
+    Attributes:
+      reads_tokens: False where of what `encode_*` gives it reads the vectors of whole rows alone.
+        If that holds for all goals of a step, towers may leave the tokens out.
+    """
+
+    reads_tokens: ClassVar[bool] = True
 
     @property
     @abc.abstractmethod

@@ -8,7 +8,7 @@ of texts pass from device to device, and no device ever holds more than one.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,8 @@ class Pairs(Coupled):
     Raises:
       ValueError: a word that is no identity, a comparison that there is not.
     """
+
+    reads_tokens: ClassVar[bool] = False
 
     image: tuple[str, Sequence[str]] = IMAGE
     text: tuple[str, Sequence[str]] = TEXT

@@ -84,6 +84,7 @@ class Evaluation:
         self._recipe = scored(parts.recipe, self._maker.global_shapes, where)
         self._tokenize = find_tokenize(data)
         self._apply = apply_model(parts.recipe.model)
+        self._embed = apply_model(parts.recipe.model, tokens=False)
         self._specs: dict[str, Any] = {}
         self._whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
         check_evaluators(
@@ -216,7 +217,7 @@ class Evaluation:
                 if statistics:
                     variables["batch_stats"] = statistics
                 with activations(self._mesh, params=self._specs):
-                    output, _ = self._apply(view.method, variables, batch, False, {})
+                    output, _ = self._embed(view.method, variables, batch, False, {})
                 return output.embedding
 
             self._encoders[view] = jax.jit(encode, out_shardings=replicated(self._mesh))

@@ -90,13 +90,14 @@ class Recipe:
 
 
 def apply_model(
-    model: Any, fixed: frozenset[str] = frozenset()
+    model: Any, fixed: frozenset[str] = frozenset(), tokens: bool = True
 ) -> Callable[..., tuple[Any, PyTree]]:
     """How `Forward` runs the model: (output, running statistics after the call).
 
     Args:
       model: has `apply` as a flax module does.
       fixed: paths of the running statistics that are used in training and stay.
+      tokens: whether anybody reads the tokens that `encode_*` gives.
     """
 
     def apply(
@@ -104,6 +105,8 @@ def apply_model(
     ) -> tuple[Any, PyTree]:
         takes = inspect.signature(getattr(type(model), method)).parameters
         how = {"train": train} if "train" in takes else {}
+        if "tokens" in takes and not tokens:
+            how["tokens"] = False
         if not (train and "batch_stats" in variables):
             return model.apply(variables, **inputs, **how, method=method, rngs=rngs), {}
         variables = with_fixed(variables, fixed)
@@ -171,7 +174,7 @@ def score(
     model_params, owned = split_params(params)
     fixed = _fixed(recipe, params, statistics) if train else frozenset()
     forward = Forward(
-        apply_model(recipe.model, fixed),
+        _applied(recipe, fixed),
         model_params,
         statistics,
         train,
@@ -185,6 +188,12 @@ def score(
         for name, goal in recipe.goals.items()
     }
     return losses, held(forward.statistics, statistics, fixed)
+
+
+def _applied(recipe: Recipe, fixed: frozenset[str]) -> Callable[..., tuple[Any, PyTree]]:
+    """How the recipe's goals run the model."""
+    read = any(goal.objective.reads_tokens for goal in recipe.goals.values())
+    return apply_model(recipe.model, fixed, read)
 
 
 def _fixed(recipe: Recipe, params: PyTree, statistics: PyTree) -> frozenset[str]:
@@ -209,7 +218,7 @@ def loss_and_grads(
     if recipe.micro_batches > 1:
         batches = {name: preprocess.exchange_regions(batch) for name, batch in batches.items()}
         fixed = _fixed(recipe, state.params, state.batch_stats)
-        model = apply_model(recipe.model, fixed)
+        model = _applied(recipe, fixed)
 
         def forwards(trainable: PyTree, part: Any) -> dict[str, Forward]:
             params, owned = split_params(whole(trainable))

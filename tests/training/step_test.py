@@ -185,6 +185,26 @@ def test_a_pure_contrastive_and_a_two_stage_objective_share_a_step():
     assert state.params["objectives"]["two_stage"]["head"].shape == (8, 12)
 
 
+class Reading(Contrastive):
+    """The same, but it says that it reads tokens."""
+
+    reads_tokens = True
+
+
+def test_where_no_goal_reads_tokens_the_last_blocks_make_one_a_row():
+    made = {}
+    for name, goals in {
+        "alone": {"main": Goal(Contrastive())},
+        "read": {"main": Goal(Reading())},
+        "both": {"main": Goal(Contrastive()), "other": Goal(Reading())},
+    }.items():
+        batches = {"main": picture_batch()}
+        made[name] = compile_for(recipe(towers(), goals=goals), batches, 1).executed_flops
+    # Of the last of two blocks the keys and values of all tokens stay.
+    assert made["alone"] < 0.85 * made["read"]
+    assert made["both"] < 1.02 * made["read"]
+
+
 def test_streams_have_their_own_batches():
     goals = {
         "a": Goal(Contrastive(**FEATURES), stream="first"),

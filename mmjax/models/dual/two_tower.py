@@ -1,5 +1,6 @@
 """An image tower and a text tower into one space: CLIP, SigLIP and LiT are all this class."""
 
+import inspect
 import math
 from typing import Any
 
@@ -20,6 +21,12 @@ def unit_length(x: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
     """Each row divided by its Euclidean length, in float32; a row of zeros stays zeros."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+
+
+def _asked(tower: nn.Module, tokens: bool) -> dict[str, bool]:
+    """How a tower is told that tokens are not wanted, if it can leave them out."""
+    can = "tokens" in inspect.signature(type(tower).__call__).parameters
+    return {} if tokens or not can else {"tokens": False}
 
 
 class TwoTower(nn.Module):
@@ -86,9 +93,19 @@ class TwoTower(nn.Module):
         image: Float[Array, "batch height width channels"],
         row: Int[Array, " batch"] | None = None,
         train: bool = False,
+        tokens: bool = True,
     ) -> Encoded:
-        """Normalised pictures in the shared space."""
-        return self._encode(self.image(image, row=row, train=train), self.image_projection)
+        """Normalised pictures in the shared space.
+
+        Args:
+          image: as the tower takes it.
+          row: the rows' global numbers.
+          train: whether the tower draws what it draws in training.
+          tokens: whether the tokens are wanted too. If not they may be None, and of the last block
+            no more is run than the pooled vector needs, in a tower that can leave the rest out.
+        """
+        how = _asked(self.image, tokens)
+        return self._encode(self.image(image, row=row, train=train, **how), self.image_projection)
 
     def encode_text(
         self,
@@ -97,10 +114,21 @@ class TwoTower(nn.Module):
         row: Int[Array, " batch"] | None = None,
         train: bool = False,
         token_type: Int[Array, "batch length"] | None = None,
+        tokens: bool = True,
     ) -> Encoded:
-        """Texts in the shared space; `token_type` is for towers that know kinds of tokens."""
-        kinds = {} if token_type is None else {"token_type": token_type}
-        output = self.text(token_ids, text_mask, row=row, train=train, **kinds)
+        """Texts in the shared space.
+
+        Args:
+          token_ids: as the tower takes them.
+          text_mask: True where a token is real.
+          row: as in `encode_image`.
+          train: as in `encode_image`.
+          token_type: for towers that know kinds of tokens.
+          tokens: as in `encode_image`.
+        """
+        how: dict[str, Any] = {} if token_type is None else {"token_type": token_type}
+        how |= _asked(self.text, tokens)
+        output = self.text(token_ids, text_mask, row=row, train=train, **how)
         return self._encode(output, self.text_projection)
 
     def _encode(self, output: TowerOutput, projection: nn.Module | None) -> Encoded:

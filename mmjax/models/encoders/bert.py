@@ -9,7 +9,7 @@ from mmjax.models.interfaces import TowerOutput
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.dense import product_of
 from mmjax.models.layers.embedding import look_up
-from mmjax.models.layers.pooling import mean
+from mmjax.models.layers.pooling import Place, mean
 from mmjax.models.layers.transformer import run_blocks
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float, Int
@@ -83,6 +83,7 @@ class Bert(nn.Module):
         row: Int[Array, " batch"] | None = None,
         train: bool = False,
         token_type: Int[Array, "batch length"] | None = None,
+        tokens: bool = True,
     ) -> TowerOutput:
         """Encodes texts.
 
@@ -92,6 +93,7 @@ class Bert(nn.Module):
           row: the rows' global numbers; nothing is drawn by them here.
           train: whether numbers are dropped (needs an rng named 'dropout').
           token_type: each token's kind; None for 0 everywhere.
+          tokens: whether the tokens are wanted too, or the pooled vector alone.
 
         Raises:
           ValueError: texts that are too long, or an unknown option.
@@ -99,8 +101,10 @@ class Bert(nn.Module):
         del row
         self._check(token_ids)
         x = self._normalise(self._embed(token_ids, token_type), train)
-        x = self._run(x, text_mask, train)
-        return TowerOutput(x, text_mask, self._pool(x, text_mask))
+        alone = self.pooling != "mean" and not tokens
+        x = self._run(x, text_mask, train, place=0 if alone else None)
+        pooled = self._pool(x, text_mask)
+        return TowerOutput(None, None, pooled) if alone else TowerOutput(x, text_mask, pooled)
 
     def _normalise(
         self, x: Float[Array, "batch length dim"], train: bool
@@ -119,8 +123,9 @@ class Bert(nn.Module):
         mask: Bool[Array, "batch length"],
         train: bool,
         norm: str = "after",
-    ) -> Float[Array, "batch length dim"]:
-        """The blocks over tokens of which the real ones are seen."""
+        place: Place | None = None,
+    ) -> Float[Array, "batch wanted dim"]:
+        """The blocks over tokens of which the real ones are seen; for `place` see `run_blocks`."""
         return run_blocks(
             constrain(x, "batch", None, None),
             mask[:, None],  # [b, n] -> [b, 1, n]
@@ -135,6 +140,8 @@ class Bert(nn.Module):
             attention=self.attention,
             norm=norm,
             dropout=self.dropout if train else 0.0,
+            tower=self,
+            place=place,
         )
 
     def _check(self, token_ids: Any) -> None:
@@ -158,7 +165,7 @@ class Bert(nn.Module):
         return x + (kinds[0] if token_type is None else jnp.take(kinds, token_type, axis=0))
 
     def _pool(
-        self, x: Float[Array, "batch length dim"], text_mask: Bool[Array, "batch length"]
+        self, x: Float[Array, "batch tokens dim"], text_mask: Bool[Array, "batch length"]
     ) -> Float[Array, "batch dim"]:
         """One vector for each text."""
         first = x[:, 0]

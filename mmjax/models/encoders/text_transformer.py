@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mmjax.models.interfaces import TowerOutput
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.embedding import look_up
-from mmjax.models.layers.pooling import AttentionPooling, end_of_text, mean, take
+from mmjax.models.layers.pooling import AttentionPooling, Place, at, end_of_text, mean
 from mmjax.models.layers.transformer import run_blocks
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float, Int
@@ -68,6 +68,7 @@ class TextTransformer(nn.Module):
         text_mask: Bool[Array, "batch length"],
         row: Int[Array, " batch"] | None = None,
         train: bool = False,
+        tokens: bool = True,
     ) -> TowerOutput:
         """Encodes texts.
 
@@ -76,6 +77,7 @@ class TextTransformer(nn.Module):
           text_mask: True where a token is real.
           row: the rows' global numbers; nothing is drawn here.
           train: nothing differs in training.
+          tokens: whether the tokens are wanted too, or the pooled vector alone.
 
         Raises:
           ValueError: texts of another length, or options that contradict each other.
@@ -90,6 +92,8 @@ class TextTransformer(nn.Module):
         places = self.param(
             "position_embedding", nn.initializers.normal(0.01), (self.length, self.dim)
         )
+        place = self._place(token_ids)
+        alone = place is not None and not tokens
         path = "/".join((*self.path, "token_embedding"))
         x = look_up(words, token_ids, path).astype(dtype) + places[:length].astype(dtype)
         x = run_blocks(
@@ -105,9 +109,13 @@ class TextTransformer(nn.Module):
             remat=self.remat,
             causal=self.causal,
             attention=self.attention,
+            tower=self,
+            place=place if alone else None,
         )
         x = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="norm")(x)
-        return TowerOutput(x, text_mask, self._pool(x, token_ids, text_mask))
+        if alone:
+            return TowerOutput(None, None, x[:, 0])
+        return TowerOutput(x, text_mask, self._pool(x, place, text_mask))
 
     @property
     def sees_padding(self) -> bool:
@@ -134,19 +142,23 @@ class TextTransformer(nn.Module):
                 "the same."
             )
 
+    def _place(self, token_ids: Int[Array, "batch length"]) -> Place | None:
+        """Where the token stands that is the pooled vector, or None where more than one is read."""
+        if self.pooling == "end_of_text":
+            return end_of_text(token_ids, self.eos_id)
+        if self.pooling == "highest_id":
+            return jnp.argmax(token_ids, axis=1)
+        return -1 if self.pooling == "last" else None
+
     def _pool(
         self,
         x: Float[Array, "batch length dim"],
-        token_ids: Int[Array, "batch length"],
+        place: Place | None,
         text_mask: Bool[Array, "batch length"],
     ) -> Float[Array, "batch dim"]:
         """One vector for each text."""
-        if self.pooling == "end_of_text":
-            return take(x, end_of_text(token_ids, self.eos_id))
-        if self.pooling == "highest_id":
-            return take(x, jnp.argmax(token_ids, axis=1))
-        if self.pooling == "last":
-            return x[:, -1]
+        if place is not None:
+            return at(x, place)[:, 0]
         if self.pooling == "mean":
             return mean(x, text_mask)
         return AttentionPooling(

@@ -77,6 +77,7 @@ class ViT(nn.Module):
         image: Float[Array, "batch height width channels"],
         row: Int[Array, " batch"] | None = None,
         train: bool = False,
+        tokens: bool = True,
     ) -> TowerOutput:
         """Encodes normalised pictures.
 
@@ -84,6 +85,7 @@ class ViT(nn.Module):
           image: normalised pixels, [batch, image_size, image_size, channels].
           row: the rows' global numbers; needed where `train` drops patches.
           train: whether patches are dropped (needs an rng named 'rows').
+          tokens: whether the tokens are wanted too, or the pooled vector alone.
 
         Raises:
           ValueError: pictures of another size, an unknown option, or `row` missing.
@@ -102,6 +104,7 @@ class ViT(nn.Module):
         x = constrain(x, "batch", None, None)
         if self.pre_norm:
             x = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="input_norm")(x)
+        alone = self.pooling == "class" and not tokens
         x = run_blocks(
             x,
             depth=self.depth,
@@ -113,9 +116,11 @@ class ViT(nn.Module):
             scan=self.scan,
             remat=self.remat,
             attention=self.attention,
+            tower=self,
+            place=0 if alone else None,
         )
         x = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="norm")(x)
-        return TowerOutput(x, None, self._head(self._pool(x)))
+        return TowerOutput(None if alone else x, None, self._head(self._pool(x)))
 
     @property
     def num_patches(self) -> int:

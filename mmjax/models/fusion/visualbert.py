@@ -12,7 +12,7 @@ from mmjax.models.interfaces import Fused, TowerOutput
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.dense import product_of
 from mmjax.models.layers.masked_lm import MaskedLmHead
-from mmjax.models.layers.pooling import take
+from mmjax.models.layers.pooling import at
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float, Int
 
@@ -221,7 +221,7 @@ class VisualBert(WordsAsked):
         """
         need(self.heads, "answer")
         place = jnp.maximum(fused.text_mask.sum(axis=1) - 2, 0)
-        return self.answer_head(self._drop(take(fused.text, place), train))
+        return self.answer_head(self._drop(at(fused.text, place)[:, 0], train))
 
     def reasoning_logits(self, fused: Fused, train: bool = False) -> Float[Array, "batch two"]:
         """Scores of 'the statement is false' and 'it is true', float32."""

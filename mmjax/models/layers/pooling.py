@@ -1,12 +1,16 @@
 """One vector from a sequence: mean, attention, the last token, the end of the text."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from mmjax.models.layers.attention import Attention
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.mlp import Mlp
 from mmjax.typing import Array, Bool, Float, Int
+
+# A token of each row: the same place in all of them, or one for each, [batch].
+Place = int | jax.Array
 
 
 def mean(
@@ -20,11 +24,15 @@ def mean(
     return total / jnp.maximum(weights.sum(axis=1, keepdims=True), 1)
 
 
-def take(
-    tokens: Float[Array, "batch length dim"], position: Int[Array, " batch"]
-) -> Float[Array, "batch dim"]:
-    """Each row's token at its own position."""
-    return jnp.take_along_axis(tokens, position[:, None, None], axis=1)[:, 0]
+def at(
+    tokens: Float[Array, "batch length dim"] | Bool[Array, "batch length dim"], place: Place | None
+) -> Float[Array, "batch wanted dim"] | Bool[Array, "batch wanted dim"]:
+    """The token at a place, [batch, 1, dim]; all of them for None."""
+    if place is None:
+        return tokens
+    if isinstance(place, int):  # a slice, whose gradient needs no scatter
+        return jax.lax.slice_in_dim(tokens, place, place + 1 or None, axis=1)
+    return jnp.take_along_axis(tokens, place[:, None, None], axis=1)
 
 
 def end_of_text(token_ids: Int[Array, "batch length"], eos_id: int) -> Int[Array, " batch"]:

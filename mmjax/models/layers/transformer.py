@@ -4,10 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import Scope
 
 from mmjax.models.layers.attention import Attention
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.mlp import Mlp
+from mmjax.models.layers.pooling import Place, at
 from mmjax.models.layers.remat import recomputing
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float
@@ -62,44 +66,71 @@ class Block(nn.Module):
         x: Float[Array, "batch length dim"],
         mask: Bool[Array, "#batch #length keys"] | None,
         keys: Float[Array, "batch keys key_dim"] | None = None,
-    ) -> tuple[Float[Array, "batch length dim"], None]:
+        place: Place | None = None,
+    ) -> tuple[Float[Array, "batch wanted dim"], None]:
         """One block's step.
 
         Args:
           x: tokens.
           mask: True where a token (second axis) may look at a key (third axis).
           keys: another sequence that is attended to; None for `x` itself.
+          place: of the one token of each row that is wanted, [batch, 1, dim]; the others are only
+            looked at. None for all.
         """
         self.sow("intermediates", "input", x)  # kept only where somebody asks for intermediates
+        causal, implementation, recompute = self.causal, self.attention, self.recompute
+        if place is not None:  # one row of scores, which no kernel need keep from being stored
+            mask = _seen_from(place, mask, causal, x.shape[1])
+            causal, implementation, recompute = False, "xla", None
         attention = Attention(
             self.num_heads,
             self.init_scale,
             self.dtype,
-            self.causal,
-            self.attention,
-            self.recompute,
+            causal,
+            implementation,
+            recompute,
             inner_dim=self.inner_dim,
             name="attention",
         )
-        x = self._added(
-            x, lambda y: attention(y, y if keys is None else keys, mask), "attention_norm"
-        )
+
+        def look(y: Float[Array, "batch length dim"]) -> Float[Array, "batch wanted dim"]:
+            return attention(at(y, place), y if keys is None else keys, mask)
+
+        x = self._added(x, look, "attention_norm", place)
         mlp = Mlp(self.mlp_dim, self.activation, self.init_scale, self.dtype, name="mlp")
         x = self._added(x, mlp, "mlp_norm")
         self.sow("intermediates", "output", x)
         return x, None  # carry, nothing to stack
 
     def _added(
-        self, x: Float[Array, "batch length dim"], layer: Callable[..., Any], name: str
-    ) -> Float[Array, "batch length dim"]:
-        """What a layer makes of x, added to x, with the norm of this name in its place."""
+        self,
+        x: Float[Array, "batch length dim"],
+        layer: Callable[..., Any],
+        name: str,
+        place: Place | None = None,
+    ) -> Float[Array, "batch wanted dim"]:
+        """What a layer makes of x, added to x at a place, with the norm of this name around it."""
         dtype = compute_type(self.dtype)
         norm = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name=name)
         made = layer(norm(x) if self.norm == "before" else x)
         if self.dropout:
             made = nn.Dropout(self.dropout, deterministic=False)(made)
-        x = x + made
+        x = at(x, place) + made
         return constrain(x if self.norm == "before" else norm(x), "batch", None, None)
+
+
+def _seen_from(
+    place: Place, mask: Bool[Array, "#batch #length keys"] | None, causal: bool, length: int
+) -> Bool[Array, "#batch 1 keys"] | None:
+    """What the token at a place may look at."""
+    if mask is not None and mask.shape[1] > 1:
+        batch = 1 if isinstance(place, int) else place.shape[0]
+        mask = at(jnp.broadcast_to(mask, (max(batch, mask.shape[0]), *mask.shape[1:])), place)
+    if not causal:
+        return mask
+    last = jnp.reshape(place % length, (-1, 1, 1))
+    before = jnp.arange(length) <= last  # [batch or 1, 1, keys]
+    return before if mask is None else mask & before
 
 
 def stacked(
@@ -145,10 +176,14 @@ def run_blocks(
     attention: str = "xla",
     norm: str = "before",
     dropout: float = 0.0,
-) -> Float[Array, "batch length dim"]:
+    tower: nn.Module | None = None,
+    place: Place | None = None,
+) -> Float[Array, "batch wanted dim"]:
     """Runs `depth` blocks, stacked under 'blocks' of the module whose `__call__` this stands in.
 
-    Parameters and numbers are the same whatever `scan` and `remat` are.
+    Parameters and numbers are the same whatever `scan` and `remat` are. With a `place` the last
+    block makes only the token that is wanted, at a part of its arithmetic; its numbers differ from
+    those of all tokens by rounding alone.
 
     Args:
       x: tokens.
@@ -167,6 +202,8 @@ def run_blocks(
       attention: 'auto', 'xla', 'cudnn' or 'splash', see `mmjax.models.layers.attend.choose`.
       norm: 'before' or 'after', see `Block`.
       dropout: see `Block`; 0 outside of training.
+      tower: the module that this stands in, where a place is given.
+      place: of the one token of each row that is wanted, [batch, 1, dim]; None for all.
 
     Raises:
       ValueError: another `remat`, `attention` or `norm`, one that cannot run here, or a `dropout`
@@ -180,4 +217,25 @@ def run_blocks(
     init_scale = (2 * depth) ** -0.5  # two additions a block: the sum keeps its variance
     fields = (num_heads, mlp_dim, activation, norm_epsilon, init_scale, dtype)
     fields += (causal, attention, recompute, norm, dropout)
-    return blocks(*fields, name="blocks")(x, mask)[0]
+    if tower is None or not _goes_apart(tower, dropout):
+        return at(blocks(*fields, name="blocks")(x, mask)[0], place)
+    stack = tower.variables["params"]["blocks"]
+    before, last = (
+        jax.tree.map(lambda leaf, half=half: jax.lax.split(leaf, (depth - 1, 1))[half], stack)
+        for half in (0, 1)
+    )
+
+    def run(block: Callable[..., nn.Module], params: Any, *given: Any) -> Any:
+        scope = Scope({"params": params}, {}, path=(*tower.path, "blocks"))
+        return block(*fields, parent=scope)(*given)[0]
+
+    if depth > 1:
+        x = run(stacked(Block, depth - 1, scan, remat)[0], before, x, mask)
+    # Its backward pass comes first, so nothing is saved by making it again.
+    return run(Block, jax.tree.map(lambda leaf: leaf[0], last), x, mask, None, place)
+
+
+def _goes_apart(tower: nn.Module, dropout: float) -> bool:
+    """Whether the last block can be run by itself: not where the stack is made or looked into."""
+    looked_into = any(tower.is_mutable_collection(c) for c in ("intermediates", "attention"))
+    return not (tower.is_initializing() or looked_into or dropout)

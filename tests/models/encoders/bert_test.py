@@ -53,6 +53,9 @@ def test_padding_does_not_change_the_embedding(make, pooling):
     np.testing.assert_array_equal(other.pooled, out.pooled)
     short = jax.jit(model.apply)(variables, texts()[1:2, :5], MASK[1:2, :5])
     np.testing.assert_allclose(short.pooled[0], out.pooled[1], atol=2e-6)
+    alone = jax.jit(lambda *given: model.apply(*given, tokens=False))(variables, texts(), MASK)
+    assert (alone.tokens is None) == (pooling != "mean")
+    np.testing.assert_allclose(alone.pooled, out.pooled, atol=2e-6)
 
 
 def test_the_three_ways_to_pool_are_what_they_say(make):

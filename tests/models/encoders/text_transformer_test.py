@@ -49,6 +49,16 @@ def test_padding_does_not_change_the_embedding(make, pooling, causal):
     np.testing.assert_allclose(short.pooled[0], out.pooled[1], atol=2e-6)
 
 
+@pytest.mark.parametrize("pooling", POOLING)
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_pooled_vector_alone_is_the_same(make, pooling, causal):
+    model, variables = make(pooling=pooling, causal=causal, mask_padding=pooling != "last")
+    whole = jax.jit(model.apply)(variables, texts(), MASK)
+    alone = jax.jit(lambda *given: model.apply(*given, tokens=False))(variables, texts(), MASK)
+    assert (alone.tokens is None) == (pooling not in ("mean", "attention"))
+    np.testing.assert_allclose(alone.pooled, whole.pooled, atol=2e-6)
+
+
 def test_a_causal_text_needs_no_mask_to_leave_padding_out(make):
     model, variables = make(pooling="end_of_text", causal=True)
     out = jax.jit(model.apply)(variables, texts(), MASK)

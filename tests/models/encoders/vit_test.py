@@ -35,6 +35,9 @@ def test_every_way_to_pool_gives_one_vector_a_picture(make, pooling, positions):
     paths = flatten(variables["params"]).keys()
     assert ("position_embedding" in paths) == (positions == "learned")
     assert ("class_token" in paths) == (pooling == "class")
+    alone = jax.jit(lambda variables, x: model.apply(variables, x, tokens=False))(variables, X)
+    assert (alone.tokens is None) == (pooling == "class")
+    np.testing.assert_allclose(alone.pooled, out.pooled, atol=2e-6)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.models.layers.pooling import AttentionPooling, end_of_text, mean, take
+from mmjax.models.layers.pooling import AttentionPooling, at, end_of_text, mean
 
 
 def tokens(batch=3, length=5, dim=8):
@@ -22,9 +22,11 @@ def test_the_mean_is_over_real_tokens():
 
 def test_each_row_has_its_own_position():
     x = tokens()
-    np.testing.assert_array_equal(
-        take(x, jnp.asarray([4, 0, 2])), jnp.stack([x[0, 4], x[1, 0], x[2, 2]])
-    )
+    own = at(x, jnp.asarray([4, 0, 2]))
+    np.testing.assert_array_equal(own, jnp.stack([x[0, 4], x[1, 0], x[2, 2]])[:, None])
+    for place in (0, 3, -1, -2):
+        np.testing.assert_array_equal(at(x, place)[:, 0], x[:, place])
+    assert at(x, None) is x
 
 
 def test_the_end_of_a_text_is_its_first_end_token():

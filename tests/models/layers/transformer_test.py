@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmjax.models.layers.pooling import at
 from mmjax.models.layers.remat import REMAT
 from mmjax.models.layers.transformer import Block, run_blocks
 from mmjax.paths import flatten
@@ -25,11 +26,14 @@ class Stack(nn.Module):
     remat: str = "none"
     norm: str = "before"
     dropout: float = 0.0
+    causal: bool = False
+    depth: int = FIELDS["depth"]
 
     @nn.compact
-    def __call__(self, x, mask=None):
+    def __call__(self, x, mask=None, place=None):
         how = {"scan": self.scan, "remat": self.remat, "norm": self.norm, "dropout": self.dropout}
-        return run_blocks(x, mask, **FIELDS, **how)
+        fields = {**FIELDS, "depth": self.depth, "causal": self.causal}
+        return run_blocks(x, mask, **fields, **how, tower=self, place=place)
 
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 8)), jnp.float32)
@@ -174,3 +178,48 @@ def flatten_tuples(tree, path=""):
         for key, inner in tree.items()
         for name, value in flatten_tuples(inner, f"{path}/{key}".lstrip("/")).items()
     }
+
+
+PLACES = {"first": 0, "last": -1, "own": jnp.asarray([2, 0])}
+PADDED = jnp.asarray([[[True, True, True, False]], [[True, False, False, False]]])
+ALONE = {
+    "the first, pre-norm": (Stack(), "first", None),
+    "the last, written out": (Stack(scan=False), "last", MASK),
+    "its own, causal": (Stack(causal=True, remat="full"), "own", PADDED),
+    "its own, post-norm": (Stack(norm="after", scan=False, remat="dots"), "own", PADDED),
+    "its own, of the same scores": (Stack(), "own", MASK),
+    "the last, causal": (Stack(causal=True), "last", None),
+    "of one block": (Stack(depth=1), "own", MASK),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_one_token_alone_is_what_it_is_among_all(params, name):
+    stack, place, mask = ALONE[name]
+    params = jax.tree.map(lambda leaf: leaf[: stack.depth], params)
+
+    def outcome(alone):
+        def loss(params, x):
+            given = (PLACES[place],) if alone else ()
+            out = stack.apply({"params": params}, x, mask, *given)
+            out = out if alone else at(out, PLACES[place])
+            return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape)))
+
+        function = jax.value_and_grad(loss, argnums=(0, 1))
+        return jax.jit(function)(params, X), str(jax.make_jaxpr(function)(params, X))
+
+    (whole, text), (alone, less) = outcome(False), outcome(True)
+    assert text != less
+    for path, value in flatten(whole).items():
+        np.testing.assert_allclose(flatten(alone)[path], value, rtol=1e-5, atol=2e-6)
+
+
+def test_where_the_stack_is_looked_into_all_tokens_are_made(params):
+    out, seen = Stack().apply({"params": params}, X, MASK, 0, mutable=["intermediates"])
+    assert out.shape == (2, 1, 8)
+    assert seen["intermediates"]["blocks"]["output"][0].shape == (2, 2, 4, 8)
+    dropped = Stack(dropout=0.5)
+    rngs = {"dropout": jax.random.key(0)}
+    one = dropped.apply({"params": params}, X, MASK, 0, rngs=rngs)
+    whole = dropped.apply({"params": params}, X, MASK, rngs=rngs)
+    np.testing.assert_array_equal(one, whole[:, :1])
