@@ -1,5 +1,6 @@
 """Eight simulated CPU devices for every test; set before JAX is first imported."""
 
+import gc
 import importlib.util
 import io
 import os
@@ -24,6 +25,18 @@ os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count=8".st
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # processes side by side wait for each other
+# Traced programs are hundreds of thousands of objects, which the collector would go through again
+# and again: a twentieth of the tests' time.
+gc.set_threshold(100_000, 50, 100)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Compiles without most optimisations; with them what a test that is `optimised` compiles."""
+    import jax
+
+    quick = item.get_closest_marker("optimised") is None
+    jax.config.update("jax_disable_most_optimizations", quick)
 
 
 def beside(name: str) -> Any:

@@ -111,6 +111,7 @@ def test_a_single_real_pair_gives_a_finite_loss(objective, make_embeddings, scal
     assert all(np.isfinite(gradient).all() for gradient in gradients.values())
 
 
+@pytest.mark.optimised
 @every
 def test_eight_devices_equal_one(objective, make_embeddings, scalars, score):
     embeddings = make_embeddings()

@@ -89,6 +89,7 @@ def test_only_a_causal_token_ignores_what_comes_after_it(make, causal):
     assert jnp.abs(difference[:, 4:]).max() > 1e-3
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("pooling", ["end_of_text", "highest_id"])
 def test_the_end_of_the_text_is_pooled(make, pooling):
     model, variables = make(pooling=pooling)

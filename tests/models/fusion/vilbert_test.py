@@ -54,6 +54,7 @@ def test_padding_changes_neither_words_nor_regions(random_variables):
     np.testing.assert_array_equal(other.pooled, out.pooled)
 
 
+@pytest.mark.optimised
 def test_each_stream_looks_at_the_other_as_it_is_before_the_bridge(random_variables):
     model = make(lone=0)
     variables = random_variables(model, *words().values())

@@ -25,6 +25,7 @@ def test_an_activation_is_its_formula(name):
     np.testing.assert_allclose(activation(name)(jnp.asarray(POINTS)), expected, atol=2e-6)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_s_slope_is_that_of_its_formula(name):
     points = [float(x) + 0.03 for x in POINTS]  # the kink of one of them is at 0
