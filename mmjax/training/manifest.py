@@ -16,15 +16,16 @@ import math
 import os
 import pathlib
 import shutil
-import zlib
 from collections.abc import Mapping
+
+from isal.isal_zlib import crc32
 
 MANIFEST = "manifest.json"
 UNFINISHED = "manifest.unfinished"
 WORKPLACE = "unfinished-"
 DAMAGED = "damaged-"
 _CHUNK_BYTES = 1 << 20
-_READERS = 4  # zlib and read() release the interpreter's lock
+_READERS = 4  # checksums and read() release the interpreter's lock
 
 
 class Damaged(Exception):
@@ -315,7 +316,7 @@ def _sum(path: pathlib.Path, sync: bool) -> tuple[int, int]:
         if sync:
             os.fsync(file.fileno())  # Orbax leaves its own metadata to the kernel
         while chunk := file.read(_CHUNK_BYTES):
-            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+            crc, size = crc32(chunk, crc), size + len(chunk)
     return crc, size
 
 
@@ -326,6 +327,6 @@ def encode(manifest: Manifest) -> bytes:
         "metrics": dict(manifest.metrics),
         "files": {name: [f"{crc:08x}", size] for name, (crc, size) in manifest.files.items()},
     }
-    seal = f"{zlib.crc32(json.dumps(body, sort_keys=True).encode()):08x}"
+    seal = f"{crc32(json.dumps(body, sort_keys=True).encode()):08x}"
     text = json.dumps({**body, "crc32": seal}, sort_keys=True, indent=1, allow_nan=False)
     return (text + "\n").encode()

@@ -12,8 +12,9 @@ import os
 import pathlib
 import re
 import threading
-import zlib
 from collections.abc import Iterable, Iterator
+
+from isal.isal_zlib import crc32
 
 from mmjax.training.store import Store, is_below
 from mmjax.training.workdir import METRICS
@@ -83,7 +84,7 @@ class Mirror:
             for number, data in zip(
                 numbers, Store.each(lambda n: self._store.read(part_name(n)) or b"", numbers)
             ):
-                self._parts[number] = (len(data), zlib.crc32(data))
+                self._parts[number] = (len(data), crc32(data))
                 file.write(data)
 
     def push(self, large: bool = False, metrics: bool = True) -> None:
@@ -146,7 +147,7 @@ class Mirror:
             data = file.read()
         pieces = list(_pieces(data[: data.rfind(b"\n") + 1]))
         for number, piece in enumerate(pieces, start=self._full + 1):
-            known = (len(piece), zlib.crc32(piece))
+            known = (len(piece), crc32(piece))
             if self._parts.get(number) != known:
                 self._store.write(part_name(number), piece)
                 self._parts[number] = known

@@ -15,11 +15,11 @@ import json
 import os
 import struct
 import uuid
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from array_record.python import array_record_data_source, array_record_module
+from isal.isal_zlib import crc32
 
 from mmjax.data.sources import base, patterns
 
@@ -114,7 +114,7 @@ def pack(record: base.Record) -> bytes:
         parts.append(data)
     header = json.dumps({"key": record.get("__key__", ""), "members": members}).encode("ascii")
     rest = b"".join([struct.pack("<I", len(header)), header, *parts])
-    return _MAGIC + struct.pack("<I", zlib.crc32(rest)) + rest
+    return _MAGIC + struct.pack("<I", crc32(rest)) + rest
 
 
 def unpack(data: bytes) -> base.Record:
@@ -126,7 +126,7 @@ def unpack(data: bytes) -> base.Record:
     if len(data) < _PREFIX.size or not data.startswith(_MAGIC):
         raise ValueError(f"a record begins with {_MAGIC!r}, not {data[:4]!r}")
     _, crc, length = _PREFIX.unpack_from(data)
-    if zlib.crc32(memoryview(data)[8:]) != crc:
+    if crc32(memoryview(data)[8:]) != crc:
         raise ValueError("the record's CRC does not fit")
     at = _PREFIX.size + length
     try:
@@ -231,4 +231,4 @@ def _facts(file: str, records: int) -> list[Any]:
     size = os.path.getsize(file)
     with open(file, "rb") as opened:
         opened.seek(max(0, size - _FOOTER_BYTES))
-        return [os.path.basename(file), size, records, zlib.crc32(opened.read())]
+        return [os.path.basename(file), size, records, crc32(opened.read())]

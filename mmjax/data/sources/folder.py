@@ -5,11 +5,11 @@ import io
 import json
 import os
 import stat
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from mmjax.data.sources import base, patterns
 
@@ -43,7 +43,7 @@ class Folder(base.Source):
             stem, _, extension = name.rpartition(".")
             if extension.lower() in PICTURES + _BESIDE:
                 found.setdefault(stem, []).append(extension)
-                self._sizes = zlib.crc32(
+                self._sizes = crc32(
                     f"{name}:{size};".encode(errors="backslashreplace"), self._sizes
                 )
         self._samples = sorted(
@@ -151,7 +151,7 @@ class Table(base.Source):
         return record
 
     def fingerprint(self) -> str:
-        facts = [len(self), zlib.crc32(self._rows), self._image, self._caption]
+        facts = [len(self), crc32(self._rows), self._image, self._caption]
         return base.digest(["Table", *facts])
 
     def describe(self) -> str:

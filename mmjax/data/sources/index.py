@@ -8,12 +8,12 @@ import hashlib
 import os
 import stat
 import tempfile
-import zlib
 from array import array
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 from jaxtyping import Bool, Int, Integer
 
 from mmjax.data.sources import tar
@@ -135,7 +135,7 @@ def _probe(shard: str, blocks: Integer[np.ndarray, " members"]) -> int:
     with open(shard, "rb", buffering=0) as file:
         for number in np.linspace(0, len(blocks) - 1, _PROBES).astype(int).tolist():
             header = os.pread(file.fileno(), tar.BLOCK, tar.BLOCK * (int(blocks[number]) - 1))
-            crc = zlib.crc32(header, crc)
+            crc = crc32(header, crc)
     return crc
 
 
@@ -197,7 +197,7 @@ def _make(shard: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "members": len(order),
         "key_bytes": len(keys),
         "kinds": list(kinds),
-        "content": zlib.crc32(columns["crc"].astype("<u4").data, zlib.crc32(sizes)),
+        "content": crc32(columns["crc"].astype("<u4").data, crc32(sizes)),
     }
     return header, columns
 

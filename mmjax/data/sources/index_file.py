@@ -10,10 +10,10 @@ import mmap
 import os
 import struct
 import uuid
-import zlib
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from mmjax.data.sources import tar
 
@@ -103,7 +103,7 @@ def open_index(path: str, body: int | None = None) -> TarIndex:
             raise StaleIndex(f"{path} is no index of a tar.")
         _, version, length, checksum = _PREFIX.unpack(prefix)
         text = file.read(min(length, total))
-        if version != _VERSION or zlib.crc32(text) != checksum:
+        if version != _VERSION or crc32(text) != checksum:
             raise StaleIndex(f"{path} is damaged or of another version.")
         try:
             header = json.loads(text)
@@ -135,7 +135,7 @@ def read_counts(beginning: bytes) -> tuple[int, int]:
     try:
         magic, version, length, checksum = _PREFIX.unpack_from(beginning)
         text = beginning[_PREFIX.size : _PREFIX.size + length]
-        if magic != _MAGIC or version != _VERSION or zlib.crc32(text) != checksum:
+        if magic != _MAGIC or version != _VERSION or crc32(text) != checksum:
             raise ValueError("damaged")
         header = json.loads(text)
         return int(header["shard_bytes"]), int(header["samples"])
@@ -160,7 +160,7 @@ def write_index(path: str, header: dict[str, Any], columns: dict[str, np.ndarray
     temporary = f"{path}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with open(temporary, "xb") as file:
-            file.write(_PREFIX.pack(_MAGIC, _VERSION, len(text), zlib.crc32(text)) + text)
+            file.write(_PREFIX.pack(_MAGIC, _VERSION, len(text), crc32(text)) + text)
             for name, (at, dtype, _) in layout.items():
                 file.seek(at)
                 file.write(np.ascontiguousarray(columns[name], dtype).data)
@@ -190,7 +190,7 @@ def _layout(
 def _body(columns: dict[str, np.ndarray]) -> int:
     crc = 0
     for name, (dtype, _, _) in _COLUMNS.items():
-        crc = zlib.crc32(np.ascontiguousarray(columns[name], dtype).data, crc)
+        crc = crc32(np.ascontiguousarray(columns[name], dtype).data, crc)
     return crc
 
 

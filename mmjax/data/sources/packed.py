@@ -5,11 +5,11 @@ text with its ends takes what the file took, and is pickled at once.
 """
 
 import json
-import zlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 __all__ = ["PackedRows"]
 
@@ -40,4 +40,4 @@ class PackedRows:
     @property
     def checksum(self) -> int:
         """CRC-32 of all rows."""
-        return zlib.crc32(self._text)
+        return crc32(self._text)

@@ -16,11 +16,11 @@ import concurrent.futures
 import itertools
 import os
 import threading
-import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from isal.isal_zlib import crc32
 from pyarrow import parquet as pq
 
 from mmjax.data.sources import base, patterns
@@ -182,7 +182,7 @@ class Parquet(base.Source):
         size = os.path.getsize(path)
         with open(path, "rb") as file:
             file.seek(max(0, size - _FOOTER_BYTES))
-            facts = (os.path.basename(path), size, row, zlib.crc32(file.read()))
+            facts = (os.path.basename(path), size, row, crc32(file.read()))
             first = meta.row_group(groups[0].number).column(0)
             file.seek(_begin(first))
             checked = _has_checksum(file.read(64))

@@ -8,9 +8,10 @@ Source: POSIX.1-2008 `pax` (ustar and pax interchange formats); GNU tar manual, 
 """
 
 import os
-import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
+
+from isal.isal_zlib import crc32
 
 __all__ = ["BLOCK", "scan"]
 
@@ -122,10 +123,10 @@ class _Scan:
         self.room(name, size)
         crc, left = 0, size
         while left > _CHUNK:
-            crc = zlib.crc32(self.take(_CHUNK, f"ends within member {_show(name)}"), crc)
+            crc = crc32(self.take(_CHUNK, f"ends within member {_show(name)}"), crc)
             left -= _CHUNK
         rest = self.take(_padded(left), f"ends within the padding of member {_show(name)}")
-        return zlib.crc32(memoryview(rest)[:left], crc)
+        return crc32(memoryview(rest)[:left], crc)
 
     def check_tail(self, start: int) -> None:
         """Only zeros may follow the end: joined tars would lose every sample but the first's."""

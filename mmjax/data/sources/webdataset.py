@@ -11,8 +11,9 @@ import itertools
 import os
 import threading
 import weakref
-import zlib
 from typing import Any, NamedTuple
+
+from isal.isal_zlib import crc32
 
 from mmjax.data.sources import base, index, index_file, patterns
 
@@ -104,7 +105,7 @@ class WebDataset(base.Source):
             if len(read) < len(rows):  # so that an error can say what else was there
                 record["__members__"] = tuple(kinds[row[0]] for row in rows)
             for (kind, _, _, crc), data in zip(read, self._read(opened, read, shard, key)):
-                if zlib.crc32(data) != crc:
+                if crc32(data) != crc:
                     raise base.BadSample(
                         "checksum",
                         f"{shard.path}: {key}.{kinds[kind]} is not what was indexed; get the "
