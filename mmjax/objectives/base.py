@@ -8,7 +8,7 @@ import abc
 import copy
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -176,14 +176,23 @@ class Forward:
             inputs["row"] = batch["row"]
         return inputs
 
+    def made_of(self, method: str) -> MadeOf | None:
+        """Of what others the model makes a method, or None."""
+        return self._made_of.get(method)
+
     def apart(
-        self, method: str, inputs: Mapping[str, Any], **how: Any
+        self,
+        method: str,
+        inputs: Mapping[str, Any],
+        only: Collection[str] | None = None,
+        **how: Any,
     ) -> tuple[str, dict[str, Any]]:
         """(method, inputs) once what the method is made of has been run; as given if of nothing.
 
         Args:
           method: as in a call.
           inputs: as in a call.
+          only: names of the parts that are run, for who wants no others; None for all.
           how: `params`, `train` and `key` as in a call.
 
         Raises:
@@ -201,6 +210,7 @@ class Forward:
         parts = {
             name: self(view.method, {w: inputs[w] for w in view.words if w in inputs}, **how)
             for name, view in made.parts.items()
+            if only is None or name in only
         }
         return made.method, {**parts, **{w: inputs[w] for w in made.words if w in inputs}}
 

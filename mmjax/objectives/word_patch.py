@@ -1,29 +1,28 @@
 """Words and patches of a pair that belongs together are near each other, of a wrong pair far."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 
 from mmjax.models.interfaces import Fused
 from mmjax.objectives.answering import FUSE
-from mmjax.objectives.base import Forward, Loss, Objective
-from mmjax.objectives.matching import Matching
+from mmjax.objectives.base import Forward, Loss
+from mmjax.objectives.pairing import Pair, Paired, Pairing
 from mmjax.objectives.transport import cosine_costs, transport_plan
-from mmjax.typing import Array, Batch, Bool, Float, PyTree
+from mmjax.typing import Array, Batch, Bool, Float
 
 SMALLEST_STEP = 0.05  # exp(-2 / step), of the largest cost, is no number of float32 far below it
 
 
 @dataclasses.dataclass(frozen=True)
-class WordPatch(Objective):
+class WordPatch(Paired):
     """What it costs to carry the words to the patches, less the same of wrong pairs.
 
     The cost of a pair is 1 - cosine, of the vectors that know of the other side; all words weigh
     alike, and all patches. The first and the last real token are no words. The loss is the sum over
     the right pairs less that over the wrong ones, over the number of both. The pairs are those of a
     `Matching` with the same `fuse` and `shift`, whose passes it shares.
-
-    Rows see each other, so a batch in micro-batches is refused.
 
     Args:
       fuse: (method, words) by which the model looks at text and picture together.
@@ -51,14 +50,14 @@ class WordPatch(Objective):
                 f"class_tokens={self.class_tokens}, step={self.step}, iterations="
                 f"{self.iterations}: give 0 or more, {SMALLEST_STEP} or more, and 1 or more."
             )
-        Matching(self.fuse, self.shift)  # which checks these
+        _ = self.pairing  # which checks the others
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """The words of the model's view."""
-        return Matching(self.fuse).needs
+    def pairing(self) -> Pairing:
+        """See `Paired`."""
+        return Pairing(self.fuse, self.shift)
 
-    def __call__(self, forward: Forward, batch: Batch, state: PyTree) -> Loss:
+    def of_pairs(self, forward: Forward, batch: Batch, pairs: Iterable[Pair]) -> Loss:
         """The mean over pairs, and 'right' and 'wrong', the mean costs of either kind.
 
         A pair without a word counts nothing.
@@ -66,8 +65,9 @@ class WordPatch(Objective):
         Raises:
           ValueError: rows of several pictures, whose words stand there several times.
         """
+        del forward
         sums = []
-        for pair in Matching(self.fuse, self.shift).pairs(forward, batch):
+        for pair in pairs:
             if pair.fused.text.shape[1] != batch["text_mask"].shape[1]:
                 raise ValueError(
                     f"a row has {batch['text_mask'].shape[1]} words and the model gives "
@@ -78,7 +78,7 @@ class WordPatch(Objective):
             sums.append((jnp.sum(jnp.where(told, costs, 0.0)), jnp.sum(told, dtype=jnp.float32)))
         right, wrong = sums
         metrics = {"right": right, "wrong": wrong}
-        return Loss(right[0] - wrong[0], right[1] + wrong[1], metrics, state)
+        return Loss(right[0] - wrong[0], right[1] + wrong[1], metrics)
 
     def _costs(self, fused: Fused) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
         """(what each pair costs, whether it has a word and a patch)."""

@@ -5,7 +5,8 @@ micro-batch after micro-batch, and nothing of the towers is kept; they are compa
 which gives the loss and its gradient with respect to each embedding; then each micro-batch is run
 again, and that gradient is taken back through the towers. So the negatives are those of the whole
 batch, and the memory is that of one micro-batch. An objective that sums over examples needs only
-the number it is divided by beforehand.
+the number it is divided by beforehand. One about pairs of rows is told for the whole batch which
+rows go together, of each row the words of its others come along with its own, and then it sums too.
 
 A layer that normalises by the batch sees one micro-batch at a time, so with such layers the
 gradient is another than that of the undivided batch. Their running statistics move once a step, by
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.objectives.base import Additive, Coupled, Forward, Loss, Objective
+from mmjax.objectives.pairing import Others, Paired, Pairing
 from mmjax.parallel.sharding import batch_shards, constrain
 from mmjax.typing import Batch, PyTree
 
@@ -32,7 +34,7 @@ class Part:
     """What one goal reads and weighs, as far as the gradient needs it.
 
     Attributes:
-      objective: `Coupled` or `Additive`.
+      objective: `Coupled`, `Additive` or `Paired`.
       stream: name of its stream.
       weight: of its mean loss in the sum that is trained, scalar.
       memory: the objective's own, before the step.
@@ -72,12 +74,19 @@ def accumulated_gradients(
       statistics after it.
     """
     coupled = {name: part for name, part in goals.items() if isinstance(part.objective, Coupled)}
-    additive = {name: part for name, part in goals.items() if name not in coupled}
+    paired = {name: part for name, part in goals.items() if isinstance(part.objective, Paired)}
+    additive = {name: part for name, part in goals.items() if name not in {*coupled, *paired}}
+    pairings = _pairings(paired)
     divided = jax.tree.map(lambda x: divide(x, micro_batches), dict(batches))
     numbers = jnp.arange(micro_batches)
 
-    def run(trainable: PyTree, number: Any, stored: Mapping[str, Batch]) -> tuple[Any, Any, Any]:
-        """({goal: its embeddings}, {goal: its sums}, statistics after it) of one micro-batch."""
+    def run(
+        trainable: PyTree, number: Any, stored: Mapping[str, Batch], others: Any = None
+    ) -> tuple[Any, Any, Any, Any]:
+        """({goal: embeddings}, what pairings are told, {goal: sums}, statistics) of a micro-batch.
+
+        Without others nothing is paired; with them the pairings need be told nothing.
+        """
         forward = make_forward(trainable, number)
         ready = {name: prepare(batch) for name, batch in stored.items()}
         embedded = {n: g.objective.embed(forward[n], ready[g.stream]) for n, g in coupled.items()}
@@ -85,15 +94,37 @@ def accumulated_gradients(
             n: dataclasses.replace(g.objective(forward[n], ready[g.stream], g.memory), state=())
             for n, g in additive.items()
         }
-        return embedded, summed, next(iter(forward.values())).statistics
+        told = {}
+        for key, (stream, pairing, names) in pairings.items():
+            batch = ready[stream]
+            if others is None:
+                told[key] = pairing.told(forward[names[0]], batch)
+                continue
+            theirs = [dataclasses.replace(o, words=prepare(o.words)) for o in others[key]]
+            for name in names:
+                pairs = pairing.divided(forward[name], batch, theirs)
+                summed[name] = paired[name].objective.of_pairs(forward[name], batch, pairs)
+        return embedded, told, summed, next(iter(forward.values())).statistics
 
     def first(_: None, part: Any) -> tuple[None, Any]:
-        embedded, summed, statistics = run(trainable, *part)
+        embedded, told, summed, statistics = run(trainable, *part)
         # Of the sums only the counts are asked for: the compiler drops the towers behind the rest.
-        return None, (embedded, {name: loss.count for name, loss in summed.items()}, statistics)
+        return None, (embedded, told, _counts(summed), statistics)
 
-    _, (embedded, counts, statistics) = jax.lax.scan(first, None, (numbers, divided))
+    _, (embedded, told, counts, statistics) = jax.lax.scan(first, None, (numbers, divided))
     statistics = jax.tree.map(lambda x: x.mean(0), statistics)
+    others: dict[str, list[Others]] = {}
+    if pairings:
+        forward = make_forward(trainable, None)
+        for key, (stream, pairing, names) in pairings.items():
+            known = jax.tree.map(unite, told[key])
+            whole = pairing.others(forward[names[0]], batches[stream], known)
+            others[key] = jax.tree.map(lambda x: divide(x, micro_batches), whole)
+
+        def count(_: None, part: Any) -> tuple[None, Any]:
+            return None, _counts(run(trainable, *part)[2])
+
+        _, counts = jax.lax.scan(count, None, (numbers, divided, others))
     counts = {name: count.sum() for name, count in counts.items()}
     whole = jax.tree.map(unite, embedded)
 
@@ -111,15 +142,14 @@ def accumulated_gradients(
     (loss, losses), (grads, back) = jax.value_and_grad(compare, argnums=(0, 1), has_aux=True)(
         trainable, floats
     )
-    shares = {
-        name: goal.weight / jnp.maximum(counts[name], 1e-9) for name, goal in additive.items()
-    }
+    summing = {**additive, **paired}
+    shares = {name: goal.weight / jnp.maximum(counts[name], 1e-9) for name, goal in summing.items()}
 
     def second(grads: PyTree, part: Any) -> tuple[PyTree, Any]:
-        number, stored, back = part
+        *given, back = part
 
         def outputs(trainable: PyTree) -> tuple[Any, Any]:
-            embedded, summed, _ = run(trainable, number, stored)
+            embedded, _, summed, _ = run(trainable, *given)
             floats = {name: with_gradient(embeddings) for name, embeddings in embedded.items()}
             return (floats, {name: loss.total for name, loss in summed.items()}), summed
 
@@ -128,12 +158,24 @@ def accumulated_gradients(
         return jax.tree.map(jnp.add, grads, more), summed
 
     back = jax.tree.map(lambda x: divide(x, micro_batches), back)
-    grads, summed = jax.lax.scan(second, grads, (numbers, divided, back))
-    for name, goal in additive.items():
+    grads, summed = jax.lax.scan(second, grads, (numbers, divided, others, back))
+    for name, goal in summing.items():
         losses[name] = jax.tree.map(lambda x: x.sum(0), summed[name])
         losses[name] = dataclasses.replace(losses[name], state=goal.memory)
         loss += goal.weight * losses[name].mean()
     return loss, {name: losses[name] for name in goals}, grads, statistics
+
+
+def _pairings(paired: Mapping[str, Part]) -> dict[str, tuple[str, Pairing, list[str]]]:
+    """{name of one of them: (stream, pairing, all goals that share it)}."""
+    found: dict[tuple[str, Pairing], list[str]] = {}
+    for name, goal in paired.items():
+        found.setdefault((goal.stream, goal.objective.pairing), []).append(name)
+    return {names[0]: (*asked, names) for asked, names in found.items()}
+
+
+def _counts(summed: Mapping[str, Loss]) -> dict[str, Any]:
+    return {name: loss.count for name, loss in summed.items()}
 
 
 def divide(x: Any, micro_batches: int) -> Any:
@@ -189,11 +231,11 @@ def check_micro_batches(
                 f"{', '.join(fitting[:12])}."
             )
     for name, objective in objectives.items():
-        if not isinstance(objective, Coupled | Additive):
+        if not isinstance(objective, Coupled | Additive | Paired):
             raise ValueError(
                 f"micro_batches={micro_batches}: goal {name!r} ({type(objective).__name__}) is "
-                "neither Coupled (embed and compare) nor Additive (sums over examples), so it "
-                "cannot be taken in parts; set micro_batches=1."
+                "neither Coupled (embed and compare) nor Additive (sums over examples) nor Paired "
+                "(sums over pairs of rows), so it cannot be taken in parts; set micro_batches=1."
             )
     if choice == "batch" and jax.tree.leaves(statistics):
         raise ValueError(

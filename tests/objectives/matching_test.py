@@ -1,3 +1,4 @@
+import contextlib
 import functools
 
 import jax
@@ -9,7 +10,7 @@ from mmjax.objectives.base import Forward
 from mmjax.objectives.matching import Matching
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.sharding import activations, batch_sharding, replicated
-from mmjax.training.accumulation import check_micro_batches
+from mmjax.training.accumulation import Part, accumulated_gradients
 from mmjax.typing import Encoded, MadeOf, View
 
 ROWS = 5
@@ -73,13 +74,11 @@ def test_rows_that_only_fill_up_are_in_no_pair():
     assert made.mean() == pytest.approx((4 * softplus(-2) + 3 * softplus(-3)) / 7, rel=1e-6)
 
 
-def test_micro_batches_and_a_shift_beyond_the_batch_are_refused():
+def test_a_shift_beyond_the_batch_is_refused():
     with pytest.raises(ValueError, match="5 rows has none 5 further on"):
         score(Matching(shift=5), batch())
     with pytest.raises(ValueError, match="shift=0"):
         Matching(shift=0)
-    with pytest.raises(ValueError, match="neither Coupled"):
-        check_micro_batches(2, {"matching": Matching()}, {"main": 8}, 1, {})
 
 
 MADE_OF = {
@@ -108,9 +107,9 @@ def towers(method, variables, inputs, train, rngs):
 
 
 @functools.cache
-def hard(negatives, mesh):
+def hard(negatives, mesh, shift=1):
     """A compiled (params, batch, key) -> ((mean, Loss), gradient)."""
-    objective = Matching(PAIR, negatives=negatives)
+    objective = Matching(PAIR, shift, negatives)
     made = None if mesh is None else make_mesh(*mesh)
 
     def loss(params, batch, key):
@@ -204,8 +203,6 @@ def test_a_model_without_two_towers_and_what_a_mesh_does_not_divide_are_refused(
     forward = Forward(towers, PARAMS, {}, False, None, made_of=MADE_OF)
     with activations(make_mesh()), pytest.raises(ValueError, match=r"12 rows is no .* 8 .* Take 8"):
         Matching(PAIR, negatives="hardest")(forward, jax.tree.map(jnp.asarray, odd), ())
-    with pytest.raises(ValueError, match="neither Coupled"):
-        check_micro_batches(2, {"m": Matching(negatives="hardest")}, {"main": 8}, 1, {})
 
 
 def test_shifted_pictures_are_not_encoded_again():
@@ -221,3 +218,55 @@ def test_shifted_pictures_are_not_encoded_again():
     names = ["encode_image", "encode_text", "join", "matching_logits", "join", "matching_logits"]
     assert calls == names
     assert float(loss.count) > batch["valid"].sum()
+
+
+def in_parts(objective, mesh, several=1):
+    """The loss and gradient of a batch in two micro-batches, and the calls that are traced."""
+    names = [f"goal {n}" for n in range(several)]
+    made, calls = None if mesh is None else make_mesh(*mesh), []
+
+    def counted(method, *rest):
+        calls.append(method)
+        return towers(method, *rest)
+
+    def gradient(params, batch, key):
+        def forwards(params, part):
+            forward = Forward(counted, params, {}, True, key, part, MADE_OF)
+            return dict.fromkeys(names, forward)
+
+        goals = {name: Part(objective, "main", 1.0 / several, ()) for name in names}
+        with activations(made) if made is not None else contextlib.nullcontext():
+            return accumulated_gradients(
+                goals, params, forwards, lambda batch: batch, {"main": batch}, 2
+            )
+
+    how = {}
+    if made is not None:
+        how["in_shardings"] = (replicated(made), batch_sharding(made), replicated(made))
+    return jax.jit(gradient, **how), calls
+
+
+@pytest.mark.parametrize("mesh", [None, *MESHES])
+@pytest.mark.parametrize("negatives", ["random", "hardest", "sampled"])
+def test_in_micro_batches_the_pairs_are_those_of_the_whole_batch(negatives, mesh):
+    batch = jax.tree.map(jnp.asarray, hard_batch()[0])
+    shift, key = 3 if negatives == "random" else 1, jax.random.key(2)
+    (wanted, whole), slopes = hard(negatives, None, shift)(PARAMS, batch, key)
+    function, _ = in_parts(Matching(PAIR, shift, negatives), mesh)
+    loss, losses, found, _ = function(PARAMS, batch, key)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    assert float(losses["goal 0"].count) == float(whole.count) > 16
+    np.testing.assert_allclose(losses["goal 0"].metrics["accuracy"], whole.metrics["accuracy"])
+    for name, slope in slopes.items():
+        np.testing.assert_allclose(found[name], slope, rtol=1e-5)
+
+
+def test_goals_about_the_same_pairs_share_the_others_passes():
+    batch = jax.tree.map(jnp.asarray, hard_batch()[0])
+    counts = []
+    for several in (1, 2):
+        function, calls = in_parts(Matching(PAIR, negatives="hardest"), None, several)
+        loss, *_ = function(PARAMS, batch, jax.random.key(0))
+        counts.append((calls.count("encode_image"), calls.count("join"), float(loss)))
+    assert counts[0][:2] == counts[1][:2]
+    assert counts[0][2] == pytest.approx(counts[1][2], rel=1e-6)

@@ -10,7 +10,6 @@ from mmjax.objectives.base import Forward
 from mmjax.objectives.matching import Matching
 from mmjax.objectives.transport import transport_plan
 from mmjax.objectives.word_patch import WordPatch
-from mmjax.training.accumulation import check_micro_batches
 
 ROWS, LENGTH, PLACES, WIDTH = 4, 6, 5, 3
 SEEN = ("fuse", ("token_ids", "text_mask", "image"))
@@ -130,7 +129,7 @@ def test_it_shares_the_passes_of_matching():
     assert calls.count("fuse") == 3  # the right pairs are the same
 
 
-def test_wrong_options_and_micro_batches_are_refused():
+def test_wrong_options_are_refused():
     with pytest.raises(ValueError, match="shift=0"):
         WordPatch(SEEN, shift=0)
     with pytest.raises(ValueError, match="class_tokens=-1"):
@@ -140,5 +139,3 @@ def test_wrong_options_and_micro_batches_are_refused():
     longer = batch(token_ids=np.zeros((ROWS, 2 * LENGTH, WIDTH), np.float32))
     with pytest.raises(ValueError, match="a row has 6 words and the model gives 12"):
         WordPatch(SEEN)(towers(), longer, ())
-    with pytest.raises(ValueError, match="neither Coupled"):
-        check_micro_batches(2, {"alignment": WordPatch(SEEN)}, {"main": 8}, 1, {})
