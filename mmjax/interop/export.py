@@ -20,6 +20,7 @@ from mmjax.interop.tokenizer_files import Save, json_file, tokenizer_files
 
 __all__ = ["ALLOWED", "FORMATS", "export_weights", "published"]
 
+LABELS = ("id2label", "label2id")  # names, which our model does not know
 # Endings of what a config says of training alone, which our model does not know.
 TRAINING = ("dropout", "dropout_prob", "logit_scale_init_value")
 ALLOWED = ("text_cleaning",)  # what may be left out on request
@@ -155,6 +156,7 @@ def _hf(loaded: Loaded, out: pathlib.Path, allow: tuple[str, ...]) -> dict[str, 
     if loaded.origin.family == family.name:  # what their config says besides
         config = _under(loaded.origin.config, config)
     arrays = _arrays(loaded, family)
+    config = _of_type(config, arrays)
     made = {
         "config.json": json_file(config),
         "model.safetensors": lambda path: save_safetensors(path, arrays),
@@ -189,6 +191,10 @@ def _hf_family(loaded: Loaded) -> tuple[str, Family, dict[str, Any]]:
 def _under(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     """Their config with our values in it, but for how they train."""
     made = {key: value for key, value in theirs.items() if not key.endswith("_config_dict")}
+    names = made.get("id2label")
+    if isinstance(names, Mapping) and len(names) == len(ours.get("id2label") or ()):
+        ours = {key: value for key, value in ours.items() if key not in LABELS}
+    made = {key: value for key, value in made.items() if key not in LABELS or key not in ours}
     for key, value in ours.items():
         below = made.get(key)
         if key in made and key.endswith(TRAINING):
@@ -196,6 +202,19 @@ def _under(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(value, Mapping) and isinstance(below, Mapping)
         made[key] = _under(below, value) if both else value
     return made
+
+
+def _of_type(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """A config whose element types are those of the arrays that are written."""
+    kinds = {array.dtype.name for array in arrays.values() if array.dtype.kind not in "biu"}
+    kind = kinds.pop() if len(kinds) == 1 else "float32"
+
+    def said(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {below: said(below, x) for below, x in value.items()}
+        return kind if key in ("dtype", "torch_dtype") and value is not None else value
+
+    return said("", config)
 
 
 def _open_clip(loaded: Loaded, out: pathlib.Path, allow: tuple[str, ...]) -> dict[str, Save]:

@@ -118,6 +118,22 @@ def known(config: Mapping[str, Any], built: Mapping[str, Any], where: str) -> No
             raise WeightsError(f"{where}: {field}={given!r} is not built; {allowed} is.")
 
 
+def label_count(config: Mapping[str, Any]) -> int:
+    """How many labels a config of Hugging Face has: 2 where it says nothing."""
+    named = config.get("id2label")
+    number = config.get("num_labels") if named is None else len(named)
+    return 2 if number is None else number
+
+
+def labels(number: int) -> dict[str, dict[str, Any]]:
+    """'id2label' and 'label2id' of so many labels without names."""
+    names = [f"LABEL_{n}" for n in range(number)]
+    return {
+        "id2label": {str(n): name for n, name in enumerate(names)},
+        "label2id": {name: n for n, name in enumerate(names)},
+    }
+
+
 def activation_of(name: str, where: str) -> str:
     """Our name of a published activation.
 

@@ -84,6 +84,11 @@ def from_hf(processor: Mapping[str, Any], where: str, model_type: str = "") -> d
         _, image_size = _size(given["crop_size"], False, where)
     elif form == "shortest":
         raise WeightsError(f"{where}: the shortest edge is {size} and nothing is cut to a square.")
+    if image_size > size:
+        raise WeightsError(
+            f"{where}: crop_size={image_size} of pictures resized to {size} is not built: they "
+            "would be padded."
+        )
     cut = form == "shortest" or image_size != size
     mean, std = _scaling(given)
     return {
@@ -112,8 +117,8 @@ def _scaling(given: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, 
     """(mean, std) of values in 0...1, with another scale or offset folded in."""
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if given.get("do_normalize", True):
-        mean = tuple(given.get("image_mean") or CLIP_MEAN)
-        std = tuple(given.get("image_std") or CLIP_STD)
+        mean = _three(given.get("image_mean"), CLIP_MEAN)
+        std = _three(given.get("image_std"), CLIP_STD)
     factor = given.get("rescale_factor", 1 / 255) if given.get("do_rescale", True) else 1.0
     factor = 255 * factor
     offset = 1.0 if given.get("rescale_offset", False) else 0.0
@@ -123,9 +128,16 @@ def _scaling(given: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, 
     if given.get("include_top", False) and str(given.get("image_processor_type", "")).startswith(
         "EfficientNet"
     ):  # divided by std once more, about a mean of 0
-        divisor = tuple(given.get("image_std") or CLIP_STD)
+        divisor = _three(given.get("image_std"), CLIP_STD)
         std = tuple(s * d for s, d in zip(std, divisor, strict=True))
     return mean, std
+
+
+def _three(given: Any, default: tuple[float, ...]) -> tuple[float, ...]:
+    """One number a channel; a single one is for all of them."""
+    if isinstance(given, int | float):
+        return (float(given),) * 3
+    return tuple(given or default)
 
 
 def to_hf(contract: Contract, kind: str) -> dict[str, Any]:
@@ -180,39 +192,59 @@ def from_open_clip(config: Mapping[str, Any], image_size: int, where: str) -> di
     """
     form = config.get("resize_mode", "shortest")
     interpolation = config.get("interpolation", "bicubic")
-    fill = config.get("fill_color", 0)
+    fills = _list(config.get("fill_color", 0))
     if form not in ("shortest", "longest", "squash") or interpolation not in RESAMPLE.values():
         raise WeightsError(
             f"{where}: resize_mode={form!r} with interpolation={interpolation!r} is not built."
         )
-    fill = fill if isinstance(fill, int) else fill[0]
-    size = config.get("size", image_size)
-    size = size if isinstance(size, int) else tuple(size)[-1]
+    sizes = _list(config.get("size", image_size))
+    for field, values in (("fill_color", fills), ("size", sizes[-2:])):
+        if len(set(values)) != 1:
+            raise WeightsError(f"{where}: {field}={config[field]!r} is not built; one number is.")
+    if config.get("mode", "RGB") != "RGB":
+        raise WeightsError(f"{where}: mode={config['mode']!r} is not built; 'RGB' is.")
     return {
-        "image_size": size,
+        "image_size": sizes[-1],
         "resize": form,
         "interpolation": interpolation,
-        "mean": tuple(config.get("mean") or CLIP_MEAN),
-        "std": tuple(config.get("std") or CLIP_STD),
-        "pad_value": fill,
+        "mean": _three(config.get("mean"), CLIP_MEAN),
+        "std": _three(config.get("std"), CLIP_STD),
+        "pad_value": fills[0],
     }
 
 
-def from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def from_timm(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The contract's fields of pictures, of the 'pretrained_cfg' in timm's config.json.
 
     Args:
       config: what it leaves out stands at timm's own defaults.
+      where: what to call the file in errors.
+
+    Raises:
+      WeightsError: it asks for what is not built.
     """
-    size = int(tuple(config.get("input_size") or (3, 224, 224))[-1])
+    sizes = tuple(config.get("input_size") or (3, 224, 224))
+    size = int(sizes[-1])
+    built = {
+        "input_size": len(sizes) == 3 and sizes[0] == 3 and sizes[1] == size,
+        "crop_mode": config.get("crop_mode", "center") in ("center", "squash"),
+        "interpolation": config.get("interpolation", "bilinear") in RESAMPLE.values(),
+    }
+    for field, known in built.items():
+        if not known:
+            raise WeightsError(f"{where}: {field}={config[field]!r} is not built.")
     wanted = math.floor(size / config.get("crop_pct", 0.875))
     return {
         "image_size": size,
         "resize": "squash" if config.get("crop_mode") == "squash" else "shortest",
         "resize_size": 0 if wanted == size else wanted,
         "interpolation": config.get("interpolation", "bilinear"),
-        "mean": tuple(config.get("mean") or IMAGENET_MEAN),
-        "std": tuple(config.get("std") or IMAGENET_STD),
+        "mean": _three(config.get("mean"), IMAGENET_MEAN),
+        "std": _three(config.get("std"), IMAGENET_STD),
     }
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmjax.interop.errors import line
 from mmjax.interop.loaded import Loaded
 from mmjax.interop.reading import words_of
 from mmjax.interop.sources import OPEN_CLIP
@@ -122,8 +123,14 @@ def _transformers(folder: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> dic
         for name, value in tensors.items()
         if name in takes and not (name == "attention_mask" and sees_padding)
     }
-    with torch.no_grad():
-        out = model(**given)
+    try:
+        with torch.no_grad():
+            out = model(**given)
+    except Exception as error:  # of a class that takes more than pictures and texts
+        told = f"{type(error).__name__}: {line(error)}"
+        raise WeightsError(_not_asked(folder, kind, told)) from None
+    if "image_embeds" not in out and "last_hidden_state" not in out:
+        raise WeightsError(_not_asked(folder, kind, f"it gives {', '.join(out)}"))
     if "image_embeds" not in out:
         kind_of = "text" if "input_ids" in given else "image"
         made = {f"{kind_of}.tokens": out.last_hidden_state}
@@ -135,6 +142,13 @@ def _transformers(folder: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> dic
             "text.embedding": out.text_embeds,
         }
     return {name: value.numpy() for name, value in made.items()}
+
+
+def _not_asked(folder: pathlib.Path, kind: type, why: str) -> str:
+    return (
+        f"{folder}: {kind.__name__} is not compared by random pictures and texts ({why}); give a "
+        "stored fixture's folder, or save the tower or dual encoder by itself."
+    )
 
 
 def _open_clip(folder: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

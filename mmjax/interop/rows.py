@@ -34,6 +34,7 @@ class Row:
       depth: layers, stacked along our first axis; 0 where the name has no '{n}'.
       statistics: True for running statistics (our 'batch_stats').
       first: number of the first layer.
+      instead: another published name, under which files hold it that have none of the first.
     """
 
     theirs: str
@@ -42,6 +43,7 @@ class Row:
     depth: int = 0
     statistics: bool = False
     first: int = 0
+    instead: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -67,11 +69,14 @@ class Tied:
       theirs: its published name.
       same_as: the published name of the array that is kept.
       written: whether the published files hold the copy too.
+      checked: False for one that their model holds and does not read: it need not be equal, and is
+        set aside by another row.
     """
 
     theirs: str
     same_as: str
     written: bool = False
+    checked: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +190,7 @@ def read(
     rows = list(table.of(Row))
     wanted = {name for row in rows for name in row.names}
     ours = {path for row in rows for path in row.paths}
-    ties = [row for row in table.of(Tied) if row.theirs in found]
+    ties = [row for row in table.of(Tied) if row.checked and row.theirs in found]
     set_aside = [
         name
         for name in found
@@ -279,6 +284,9 @@ def _names(table: Table, tensors: Tensors) -> dict[str, str]:
                 f"{tensors.name}: {name!r} and {found[published]!r} are both {published!r}."
             )
         found[published] = name
+    for row in table.of(Row):
+        if row.instead in found and row.theirs not in found:
+            found[row.theirs] = found.pop(row.instead)
     return found
 
 

@@ -30,7 +30,8 @@ __all__ = ["MODEL_TYPES", "Source", "contract_of", "family_named", "is_published
 MODEL_TYPES = {name: name for name in ("align", "bert", "chinese_clip", "clip", "vit")}
 MODEL_TYPES |= {name: name for name in ("lxmert", "siglip", "siglip2", "vilbert")}
 MODEL_TYPES |= {"vilt": "vilt", "visual_bert": "visualbert"}
-TIMM = "resnet"  # the family of a config.json with an 'architecture', as timm writes it
+TIMM = "resnet"  # the family of a config.json as timm writes it, with the key
+TIMM_FILE = "architecture"
 OPEN_CLIP = "open_clip_config.json"
 HF_WEIGHTS = ("model.safetensors",)
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
@@ -227,7 +228,7 @@ def _model_type(folder: pathlib.Path) -> str | None:
         return None
     if "v_biattention_id" in found:  # neither of ViLBERT's releases says what it is
         return "vilbert"
-    named = found.get("model_type") or (TIMM if "architecture" in found else None)
+    named = found.get("model_type") or (TIMM if TIMM_FILE in found else None)
     return named if named is None else str(named)
 
 
@@ -249,7 +250,8 @@ def _missing(image: Mapping[str, Any], words: tokenizing.Words | None) -> dict[s
 
 
 def _from_hf(name: str, folder: pathlib.Path, model_type: str) -> Source:
-    if model_type not in (*MODEL_TYPES, TIMM):
+    theirs = TIMM_FILE in _json(folder / "config.json")
+    if model_type not in MODEL_TYPES and not (model_type == TIMM and theirs):
         built = ", ".join(sorted(MODEL_TYPES))
         raise WeightsError(f"{name}: model_type {model_type!r} is not built; {built} are.")
     tensors = open_safetensors(folder, HF_WEIGHTS)
@@ -264,7 +266,7 @@ def _from_hf(name: str, folder: pathlib.Path, model_type: str) -> Source:
     words = tokenizing.find(folder, TOKENIZERS.get(model_type, ""))
     config = _json(folder / "config.json")
     if model_type == TIMM:
-        image = processing.from_timm(config.get("pretrained_cfg") or {})
+        image = processing.from_timm(config.get("pretrained_cfg") or {}, name)
     family = family_named(MODEL_TYPES.get(model_type, model_type))
     return Source(name, folder, family, config, tensors, image, words, _missing(image, words))
 

@@ -162,6 +162,22 @@ def test_words_that_the_head_does_not_share_make_an_untied_model(config, arrays)
     np.testing.assert_allclose(moved, moved[..., :1] * np.ones_like(moved), atol=1e-4)
 
 
+def test_an_untied_head_adds_the_bias_of_its_decoder(config, arrays):
+    head, words = "cls.predictions", arrays["bert.embeddings.word_embeddings.weight"]
+    table, bias = {f"{head}.decoder.weight": words + 1}, arrays[f"{head}.bias"]
+    both = {**arrays, **table, f"{head}.bias": bias - 1, f"{head}.decoder.bias": bias + 2}
+    apart = fill(FAMILY, config, Arrays(both))
+    np.testing.assert_array_equal(apart.variables["params"]["masked_lm"]["bias"], bias + 2)
+    flat = {path: np.asarray(x) for path, x in paths.flatten(apart.variables).items()}
+    written = write(apart.table, flat, apart.read.aside)
+    np.testing.assert_array_equal(written[f"{head}.bias"], bias - 1)
+    np.testing.assert_array_equal(written[f"{head}.decoder.bias"], bias + 2)
+    of_old = {name: x for name, x in {**arrays, **table}.items() if "decoder.bias" not in name}
+    alone = fill(FAMILY, config, Arrays(of_old))  # a file that holds the two as one
+    np.testing.assert_array_equal(alone.variables["params"]["masked_lm"]["bias"], bias)
+    assert {f"{head}.bias", f"{head}.decoder.bias"} <= set(write(alone.table, flat))
+
+
 def _logits(filled, ids, mask):
     variables = jax.tree.map(jnp.asarray, filled.variables)
     return np.asarray(filled.model.apply(variables, ids, mask)[0])

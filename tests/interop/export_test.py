@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 import mmjax
 from mmjax import paths
 from mmjax.__main__ import main
-from mmjax.interop.export import export_weights
+from mmjax.interop.export import _of_type, _under, export_weights
+from mmjax.interop.family import label_count, labels
 from mmjax.interop.tensors import WeightsError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -224,3 +225,13 @@ def test_parity_ends_with_one_where_a_weight_is_another(tmp_path, capsys):
     save_file({**state, name: state[name] + 1}, other / "state.safetensors")
     assert main(["parity", str(other), str(fixture)]) == 1
     assert "BAD" in capsys.readouterr().out
+
+
+def test_a_config_keeps_its_names_and_tells_the_type_that_is_written():
+    theirs = {"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0, "dog": 1}, "x": 1}
+    assert _under(theirs, labels(2)) == theirs
+    assert _under(theirs, labels(3)) == {"x": 1, **labels(3)}
+    assert label_count({"num_labels": 5}) == 5
+    told = {"dtype": "bfloat16", "text_config": {"torch_dtype": "float16", "width": 2}}
+    made = _of_type(told, {"a": np.zeros(1, np.float32), "n": np.zeros(1, np.int64)})
+    assert made == {"dtype": "float32", "text_config": {"torch_dtype": "float32", "width": 2}}

@@ -155,3 +155,65 @@ def test_pieces_that_keep_capitals_are_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     with pytest.raises(WeightsError, match="do_lower_case=False"):
         tokenizing.find(tmp_path, "SiglipTokenizer")
+
+
+def with_config(name, folder, **changes):
+    """A whole folder whose config.json says something else besides."""
+    shutil.copytree(WHOLE / name, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_of_an_older_config_even_the_defaults_win_where_the_class_reads_it(tmp_path):
+    said = json.loads((WHOLE / "clip_hf" / "config.json").read_text(encoding="utf-8"))
+    older = {k: v for k, v in said["text_config"].items() if k != "hidden_act"}
+    changes = {"text_config": {"hidden_act": "gelu"}, "text_config_dict": older}
+    clip = mmjax.load(with_config("clip_hf", tmp_path / "clip", **changes))
+    assert clip.model.text.activation == "quick_gelu"  # the class's own
+    changes = {"vision_config_dict": {"hidden_act": "relu"}}  # which SigLIP's class does not read
+    siglip = mmjax.load(with_config("siglip_hf", tmp_path / "siglip", **changes))
+    assert siglip.model.image.activation == "gelu_tanh"
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: processing.from_timm({"crop_mode": "border"}, "f"), "crop_mode='border'"),
+        (lambda: processing.from_timm({"input_size": [3, 160, 224]}, "f"), "input_size="),
+        (lambda: processing.from_timm({"interpolation": "box"}, "f"), "interpolation='box'"),
+        (lambda: processing.from_open_clip({"size": [48, 32]}, 32, "f"), r"size=\[48, 32\]"),
+        (lambda: processing.from_open_clip({"fill_color": [1, 2, 3]}, 32, "f"), "fill_color="),
+        (lambda: processing.from_open_clip({"mode": "L"}, 32, "f"), "mode='L'"),
+        (
+            lambda: processing.from_hf(
+                {"size": {"shortest_edge": 24}, "crop_size": 32}, "f", "clip"
+            ),
+            "crop_size=32 of pictures resized to 24",
+        ),
+    ],
+)
+def test_a_preprocessing_that_is_not_built_is_named(made, message):
+    with pytest.raises(WeightsError, match=f"f: {message}.* not built"):
+        made()
+
+
+def test_one_number_of_a_mean_is_for_all_channels():
+    made = processing.from_hf({"image_mean": 0.5, "image_std": 0.25}, "f", "clip")
+    assert made["mean"] == (0.5,) * 3
+    assert made["std"] == (0.25,) * 3
+    assert processing.from_open_clip({"mean": 0.5}, 32, "f")["mean"] == (0.5,) * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "resnet"}, "model_type 'resnet' is not built"),
+        ({"text_config": {"eos_token_id": [98, 5]}}, r"eos_token_id=\[98, 5\] is not built"),
+    ],
+)
+def test_a_config_that_is_not_built_is_named(changes, message, tmp_path):
+    with pytest.raises(WeightsError, match=message):
+        mmjax.load(with_config("clip_hf", tmp_path / "one", **changes))

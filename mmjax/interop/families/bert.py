@@ -7,6 +7,7 @@ with a masked-LM head makes a `BertPretraining` with all that the file holds, ot
 Source: transformers, models/bert/modeling_bert.py and configuration_bert.py.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,12 +82,24 @@ def masked_lm_rows(words: str, tied: bool = True) -> tuple[Row | Tied, ...]:
       tied: whether the head scores by that table; otherwise by one of its own.
     """
     head = "cls.predictions"
+    if tied:
+        decoder = (
+            Row(f"{head}.bias", "masked_lm/bias"),
+            Tied(DECODER, words),
+            Tied(f"{head}.decoder.bias", f"{head}.bias"),
+        )
+    else:  # the decoder's own bias is added then, where a file has it
+        bias = f"{head}.bias"
+        decoder = (
+            Row(f"{head}.decoder.bias", "masked_lm/bias", instead=bias),
+            Row(DECODER, "output_embedding"),
+            Tied(bias, f"{head}.decoder.bias", written=True, checked=False),
+            Aside(re.escape(bias), "an untied head does not read it"),
+        )
     return (
         *rows(dense(f"{head}.transform.dense", "masked_lm/dense")),
         *rows(norm(f"{head}.transform.LayerNorm", "masked_lm/norm")),
-        Row(f"{head}.bias", "masked_lm/bias"),
-        Tied(DECODER, words) if tied else Row(DECODER, "output_embedding"),
-        Tied(f"{head}.decoder.bias", f"{head}.bias"),
+        *decoder,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmjax.interop.families.clip import (
     VISION,
-    sub_config,
+    older_config,
     vision_config,
     vision_fields,
     vision_rows,
@@ -29,9 +29,9 @@ __all__ = ["FAMILY"]
 
 def model(config: Mapping[str, Any]) -> TwoTower:
     """Our model of their config."""
-    text = bert_fields(sub_config(config, "text", TEXT), "text_config")
+    text = bert_fields(older_config(config, "text", TEXT), "text_config")
     return TwoTower(
-        image=ViT(**vision_fields(sub_config(config, "vision", VISION), "vision_config")),
+        image=ViT(**vision_fields(older_config(config, "vision", VISION), "vision_config")),
         text=Bert(**text, pooling="class"),
         embed_dim=config.get("projection_dim", 512),
     )

@@ -9,6 +9,7 @@ from typing import Any
 from mmjax.interop.families.hf_blocks import blocks, patch_rows, rows, text_tables
 from mmjax.interop.family import Family, activation_of, activation_to, dense, known, norm
 from mmjax.interop.rows import Aside, Row, Table
+from mmjax.interop.tensors import WeightsError
 from mmjax.models.dual.two_tower import TwoTower
 from mmjax.models.encoders.text_transformer import TextTransformer
 from mmjax.models.encoders.vit import ViT
@@ -17,6 +18,7 @@ __all__ = [
     "FAMILY",
     "HIGHEST_ID",
     "VISION",
+    "older_config",
     "sub_config",
     "vision_config",
     "vision_fields",
@@ -52,16 +54,25 @@ TEXT = {
 
 
 def sub_config(config: Mapping[str, Any], tower: str, defaults: Mapping[str, Any]) -> dict:
-    """A tower's config over its class's defaults; an old '..._config_dict' wins, as it does there.
+    """A tower's config over its class's defaults.
 
     Args:
       config: of the whole model.
       tower: 'vision' or 'text'.
       defaults: of the tower's class.
     """
-    given = config.get(f"{tower}_config") or {}
-    older = config.get(f"{tower}_config_dict") or {}
-    return {**defaults, **given, **older}
+    return {**defaults, **(config.get(f"{tower}_config") or {})}
+
+
+def older_config(config: Mapping[str, Any], tower: str, defaults: Mapping[str, Any]) -> dict:
+    """As `sub_config`, of a class that still reads an old '..._config_dict'.
+
+    Where there is one, the reference makes the tower's config of it alone and lays that over the
+    newer one, so that even the class's defaults win over what the newer one says.
+    """
+    older = config.get(f"{tower}_config_dict")
+    made = sub_config(config, tower, defaults)
+    return made if older is None else {**made, **defaults, **older}
 
 
 def vision_fields(vision: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -100,9 +111,11 @@ def vision_config(image: ViT) -> dict[str, Any]:
 
 def model(config: Mapping[str, Any]) -> TwoTower:
     """Our model of their config."""
-    vision = sub_config(config, "vision", VISION)
-    text = sub_config(config, "text", TEXT)
+    vision = older_config(config, "vision", VISION)
+    text = older_config(config, "text", TEXT)
     eos = text["eos_token_id"]
+    if not isinstance(eos, int):
+        raise WeightsError(f"text_config: eos_token_id={eos!r} is not built; one number is.")
     pooling = {"pooling": "highest_id"} if eos == HIGHEST_ID else {"eos_id": eos}
     return TwoTower(
         image=ViT(**vision_fields(vision, "vision_config")),

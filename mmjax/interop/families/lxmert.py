@@ -85,6 +85,9 @@ def model(config: Mapping[str, Any]) -> Lxmert:
         raise WeightsError(f"config: {kind} is not built; {', '.join(ARCHITECTURES)} are.")
     given = {**DEFAULTS, **config}
     known(given, {"tie_word_embeddings": (True,)}, "config")
+    for field in ("l_layers", "r_layers", "x_layers"):
+        if not given[field] > 0:
+            raise WeightsError(f"config: {field}={given[field]!r} is not built; 1 or more are.")
     fields = bert_fields({**given, "num_hidden_layers": given["l_layers"]}, "config")
     fields["norm_epsilon"] = 1e-12  # whatever the config says
     shared = ("dim", "num_heads", "mlp_dim", "dropout", "activation", "norm_epsilon")

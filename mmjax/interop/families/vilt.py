@@ -12,7 +12,7 @@ from typing import Any
 from mmjax.interop.families.hf_bert import OLD_NAMES, bert_config, bert_fields
 from mmjax.interop.families.hf_blocks import rows
 from mmjax.interop.families.vit import BLOCK
-from mmjax.interop.family import Family, dense, known, norm
+from mmjax.interop.family import Family, dense, known, label_count, labels, norm
 from mmjax.interop.forms import patches, reshaped
 from mmjax.interop.rows import Aside, Row, Table, Tied, layers
 from mmjax.interop.tensors import Tensors, WeightsError
@@ -74,8 +74,7 @@ def model(config: Mapping[str, Any]) -> Vilt:
         modalities=config["modality_type_vocab_size"],
     )
     heads = ARCHITECTURES[kind]
-    labels = config.get("id2label")
-    number = 2 if labels is None else len(labels)
+    number = label_count(config)
     if "reasoning" in heads:
         if number != 2:
             raise WeightsError(f"config: {number} labels of {kind} are not built; 2 are.")
@@ -106,9 +105,7 @@ def config(model: Vilt) -> dict[str, Any]:
     }
     if "answer" not in model.heads:
         return made
-    labels = {str(number): f"LABEL_{number}" for number in range(model.answers)}
-    ids = {name: int(number) for number, name in labels.items()}
-    return {**made, "id2label": labels, "label2id": ids}
+    return {**made, **labels(model.answers)}
 
 
 def table(model: Vilt) -> Table:

@@ -12,7 +12,7 @@ from typing import Any
 from mmjax.interop.families.bert import masked_lm_rows
 from mmjax.interop.families.hf_bert import OLD_NAMES, bert_config, bert_fields, bert_rows
 from mmjax.interop.families.hf_blocks import rows
-from mmjax.interop.family import Family, dense, known
+from mmjax.interop.family import Family, dense, known, label_count, labels
 from mmjax.interop.rows import Aside, Row, Table
 from mmjax.interop.tensors import Tensors, WeightsError
 from mmjax.models.fusion.visualbert import VisualBert, VisualBertStream
@@ -57,8 +57,7 @@ def model(config: Mapping[str, Any]) -> VisualBert:
     known(config, {"bypass_transformer": (False,), "tie_word_embeddings": (True,)}, "config")
     width = config.get("visual_embedding_dim", 512)
     stream = VisualBertStream(**bert_fields(config, "config"), region_dim=width)
-    labels = config.get("id2label")
-    number = 2 if labels is None else len(labels)
+    number = label_count(config)
     heads = ARCHITECTURES[kind]
     if "reasoning" in heads and number != 2:
         raise WeightsError(f"config: {number} labels of {kind} are not built; 2 are.")
@@ -83,9 +82,7 @@ def config(model: VisualBert) -> dict[str, Any]:
     }
     if "answer" not in model.heads:
         return made
-    labels = {str(number): f"LABEL_{number}" for number in range(model.answers)}
-    ids = {name: int(number) for number, name in labels.items()}
-    return {**made, "id2label": labels, "label2id": ids}
+    return {**made, **labels(model.answers)}
 
 
 def table(model: VisualBert) -> Table:

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.interop.families.hf_blocks import rows
-from mmjax.interop.family import Family, activation_of, activation_to, dense, known, norm
+from mmjax.interop.family import (
+    Family,
+    activation_of,
+    activation_to,
+    dense,
+    known,
+    label_count,
+    labels,
+    norm,
+)
 from mmjax.interop.forms import patches, reshaped
 from mmjax.interop.rows import Aside, Row, Table, layers
 from mmjax.interop.tensors import Tensors
@@ -55,8 +64,11 @@ RENAMES = (
 
 
 def fitted(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
-    """A config that also says whether its file holds a pooler, which config.json does not."""
-    return {**config, HEADED: any("pooler.dense." in name for name in tensors.names())}
+    """A config that also says what its file holds: a pooler, and a head where it names no class."""
+    names = set(tensors.names())
+    named = config.get("architectures") or ([CLASSIFIER] if "classifier.weight" in names else [])
+    headed = any("pooler.dense." in name for name in names)
+    return {**config, "architectures": list(named), HEADED: headed}
 
 
 def model(config: Mapping[str, Any]) -> ViT:
@@ -66,8 +78,7 @@ def model(config: Mapping[str, Any]) -> ViT:
     config = {**DEFAULTS, **config}
     head: dict[str, Any] = {}
     if CLASSIFIER in (config.get("architectures") or ()):
-        labels = config.get("id2label")
-        head = {"head": "linear", "head_dim": 2 if labels is None else len(labels)}
+        head = {"head": "linear", "head_dim": label_count(config)}
     elif config.get(HEADED, True):
         width = config.get("pooler_output_size") or config["hidden_size"]
         head = {"head": "tanh", "head_dim": width}
@@ -105,9 +116,7 @@ def config(model: ViT) -> dict[str, Any]:
     if model.head == "tanh":
         return {**made, "pooler_act": "tanh", "pooler_output_size": width}
     if model.head == "linear":
-        labels = {str(number): f"LABEL_{number}" for number in range(width)}
-        ids = {name: int(number) for number, name in labels.items()}
-        return {**made, "architectures": [CLASSIFIER], "id2label": labels, "label2id": ids}
+        return {**made, "architectures": [CLASSIFIER], **labels(width)}
     return {**made, HEADED: False}
 
 

@@ -68,6 +68,8 @@ class InvertedBottleneck(nn.Module):
             y = nn.swish(self._convolved(y, "expand", inside, train=train))
         half = self.kernel_size // 2
         around = (half - 1 if self.stride > 1 and self.one_sided else half, half)
+        if self.stride == 1:  # as large as the input; of an even kernel one pixel more at the end
+            around = (self.kernel_size - 1 - half, half)
         how = {"size": self.kernel_size, "stride": self.stride, "padding": around}
         how |= {"init": DEPTHWISE_INIT, "depthwise": True}
         y = nn.swish(self._convolved(y, "depthwise", inside, train=train, **how))

@@ -147,3 +147,17 @@ def test_a_published_size_has_the_published_number_of_parameters():
     model = EfficientNet(**efficientnet.efficientnet_b7())
     shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGE)["params"]
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == COUNTS["efficientnet_b7"]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_without_a_stride_a_kernel_of_any_side_gives_as_many_places(size):
+    block = InvertedBottleneck(4, kernel_size=size, expand_ratio=1)
+    x = jax.random.normal(jax.random.key(0), (2, 7, 8, 4))
+    variables = block.init(jax.random.key(1), x)
+    _, seen = block.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])
+    kernel = variables["params"]["depthwise_conv"]["kernel"]
+    wanted = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=4
+    )
+    (made,) = seen["intermediates"]["depthwise_conv"]["__call__"]
+    np.testing.assert_allclose(made, wanted, atol=1e-5)
