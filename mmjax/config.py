@@ -281,6 +281,9 @@ def _build(config: Any, allow: Sequence[str], path: str) -> Any:
         return target(**fields)
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"{where}{target.__name__}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError) as error:  # a value of another shape
+        told = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{where}{target.__name__} cannot be made of these ({told}).") from error
 
 
 def override(config: ConfigDict, path: str, text: str) -> None:

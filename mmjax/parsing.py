@@ -1,6 +1,7 @@
 """Values as people type them on a command line, read by the type of what they replace."""
 
 import ast
+import math
 from typing import Any
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -28,9 +29,12 @@ def parse_value(text: str, current: Any, kind: type, optional: bool = False) -> 
         return _integer(text)
     if kind is float:
         try:
-            return float(text)
+            number = float(text)
         except ValueError:
             raise ValueError(f"{text!r} is no number (a float, now {current!r}).") from None
+        if not math.isfinite(number):
+            raise ValueError(f"{text!r} is no finite number (a float, now {current!r}).")
+        return number
     if kind is str:
         return text
     if kind is tuple:

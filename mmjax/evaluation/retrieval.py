@@ -53,6 +53,11 @@ class Retrieval(Evaluator):
     def __post_init__(self) -> None:
         if self.positives not in POSITIVES:
             raise ValueError(f"positives is one of {', '.join(POSITIVES)}; got {self.positives!r}.")
+        if not self.ks or not all(isinstance(k, int) and k > 0 for k in self.ks):
+            raise ValueError(f"ks={self.ks!r}: give whole numbers from 1 up, at least one.")
+        for name, least in (("chunk", 1), ("max_captions", 0), ("top", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: {least} or more.")
         if self.text_words and self.max_captions:
             raise ValueError("text_words gives one text a picture; set max_captions to 0.")
 

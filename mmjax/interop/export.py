@@ -185,7 +185,12 @@ def _hf_family(loaded: Loaded) -> tuple[str, Family, dict[str, Any]]:
             reasons.append(str(error))
         except (AttributeError, TypeError, StopIteration, KeyError):
             reasons.append(f"the format {family.name} is of another kind of model.")
-    raise WeightsError(min(reasons, key=lambda reason: (reason.count(";"), len(reason))))
+
+    def distance(reason: str) -> tuple[bool, int, int]:
+        other = reason.endswith("is of another kind of model.")  # which says least
+        return other, reason.count(";"), len(reason)
+
+    raise WeightsError(min(reasons, key=distance))
 
 
 def _under(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:

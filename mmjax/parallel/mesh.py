@@ -105,13 +105,15 @@ def rows_of_process(mesh: Mesh, batch_size: int, process: int) -> np.ndarray:
     return rows[mine].reshape(-1)
 
 
-def check_batch(batch_size: int, mesh: Mesh, processes: int) -> None:
+def check_batch(batch_size: int, mesh: Mesh, processes: int, name: str = "batch_size") -> None:
     """Raises ValueError where a batch cannot be dealt out evenly, with sizes that can."""
     ways = math.lcm(mesh.shape["data"] * mesh.shape["fsdp"], processes)
-    if batch_size < 1 or batch_size % ways:
+    if batch_size < 1:
+        raise ValueError(f"{name}={batch_size}: a batch has at least one row. Take {ways}.")
+    if batch_size % ways:
         below, above = batch_size // ways * ways, (batch_size // ways + 1) * ways
         sizes = f"{below} or {above}" if below else f"{above}"
         raise ValueError(
-            f"batch_size={batch_size} is no multiple of {ways} (batch axes of the mesh: "
+            f"{name}={batch_size} is no multiple of {ways} (batch axes of the mesh: "
             f"{mesh.shape['data']}x{mesh.shape['fsdp']}, processes: {processes}). Take {sizes}."
         )

@@ -88,7 +88,8 @@ def _two_towers(config: ConfigDict, name: str) -> str:
     if not is_published(name):
         raise ConfigError(
             f"init_from={name}: no published weights. A run of ours goes on under its own config: "
-            f"--config={name}/config.json --config.init_from={name}."
+            f"--config={name}/config.json --config.init_from={name} --workdir=ANOTHER, with its "
+            f"own tokenizer where it has one: --config.tokenizer.path={name}/tokenizer.json."
         )
     try:
         source = open_source(name)

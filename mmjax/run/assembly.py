@@ -17,12 +17,16 @@ from mmjax.data.fields import check_first
 from mmjax.data.sources.fetching import FetchError
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.transforms.answers import AnswerScores
-from mmjax.data.transforms.text import Tokenize, check_tokenizer
+from mmjax.data.transforms.resize import Resize
+from mmjax.data.transforms.text import Tokenize, check_tokenizer, clean_text
 from mmjax.preprocess import Contract
 from mmjax.run.settings import check_keys
 from mmjax.training.step import Goal, Recipe
 
 TRAINED_ON = ("data", "first")  # keys of a config that an evaluation does not need
+# Fields of models and towers that count something there is at least one of.
+SIZES = ("dim", "depth", "num_heads", "mlp_dim", "patch_size", "image_size", "length", "vocab_size")
+SIZES += ("embed_dim",)
 _RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 # Keys of a config that its recipe is made of.
 RECIPE = tuple("preprocess" if name == "contract" else name for name in _RECIPE_FIELDS)
@@ -86,6 +90,8 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
     if not goals:
         raise ConfigError("goals is empty; a run needs at least one spec(Goal, objective=...).")
     recipe = make_recipe(made)
+    _check_sizes(recipe.model, "model")
+    _check_preprocess(recipe.contract)
     parts = Parts(recipe, streams, _held_out(made), made)
     for dataset in _everything(parts):
         try:
@@ -93,6 +99,29 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
         except (ValueError, FetchError) as error:
             raise ConfigError(str(error)) from None
     return parts
+
+
+def _check_sizes(model: Any, where: str) -> None:
+    """Raises ConfigError for a size of a model, or of a tower of it, that is none."""
+    for field in dataclasses.fields(model) if dataclasses.is_dataclass(model) else ():
+        value = getattr(model, field.name, None)
+        if field.name in SIZES and isinstance(value, int) and value < 1:
+            raise ConfigError(f"{where}.{field.name}={value}: give 1 or more.")
+        if field.name not in ("parent", "name"):
+            _check_sizes(value, f"{where}.{field.name}")
+
+
+def _check_preprocess(contract: Contract) -> None:
+    """Raises ConfigError where pictures or texts could not be made as the contract says."""
+    c = contract
+    try:
+        clean_text("", c.text_cleaning)
+        if c.resize != "naflex":
+            Resize(
+                c.image_size, c.resize, c.interpolation, c.pad_value, c.resize_size, c.crop_rounding
+            )
+    except ValueError as error:
+        raise ConfigError(f"preprocess: {error}") from None
 
 
 def _held_out(made: Mapping[str, Any]) -> dict[str, Dataset | Mixture]:

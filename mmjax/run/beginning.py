@@ -74,7 +74,7 @@ def start_mesh(config: ConfigDict, parts: Parts) -> Mesh:
         for stream in parts.streams.values():
             check_batch(stream.batch_size, mesh, jax.process_count())
         if parts.eval_data:
-            check_batch(config.eval_batch_size, mesh, jax.process_count())
+            check_batch(config.eval_batch_size, mesh, jax.process_count(), "eval_batch_size")
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return mesh

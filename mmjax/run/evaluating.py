@@ -17,7 +17,7 @@ from mmjax.data.dataset import members_of
 from mmjax.data.device import flags_to_devices, to_devices
 from mmjax.data.pipeline import BatchMaker, Reading
 from mmjax.data.rows import Picked, evaluation_rows
-from mmjax.data.sources.base import BadSample
+from mmjax.data.sources.base import CAUSES, BadSample
 from mmjax.data.transforms.captions import clean_caption
 from mmjax.evaluation.base import Context, Evaluator, Result, write_artifact
 from mmjax.objectives.base import Forward
@@ -25,6 +25,7 @@ from mmjax.parallel import hosts
 from mmjax.parallel.mesh import rows_of_process
 from mmjax.parallel.sharding import activations, batch_sharding, replicated, specs_of
 from mmjax.run.assembly import Parts, check_contract, find_tokenize
+from mmjax.run.console import say
 from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.run.looking import looking
 from mmjax.run.suiting import check_evaluators, scored
@@ -34,7 +35,7 @@ from mmjax.training.state import State
 from mmjax.training.step import apply_model, score, split_params
 from mmjax.typing import Batch, Encoded, PyTree, View
 
-_IDENTITY = ("valid", "group", "label", "labels")
+_IDENTITY = ("valid", "group", "label", "labels", "bad_samples")
 
 
 class Interrupted(Exception):
@@ -79,7 +80,8 @@ class Evaluation:
             reading.threads,
             rows_of_process(mesh, parts.settings["eval_batch_size"], jax.process_index()),
         )
-        where = f"eval_data{name and '.'}{name}"
+        where = self._where = f"eval_data{name and '.'}{name}"
+        self._bad = np.zeros(len(CAUSES), np.int64)
         check_contract(parts.recipe.contract, self._maker.shapes, where)
         self._recipe = scored(parts.recipe, self._maker.global_shapes, where)
         self._tokenize = find_tokenize(data)
@@ -129,6 +131,13 @@ class Evaluation:
                 numbers |= {f"{prefix}{name}/{k}": float(v) for k, v in result.metrics.items()}
                 if workdir is not None and hosts.is_main():
                     _keep(workdir, step, f"{prefix}{name}", result)
+        if self._bad.any():
+            numbers[f"{self._within}unusable_samples"] = float(self._bad.sum())
+            causes = ", ".join(f"{n} {cause}" for cause, n in zip(CAUSES, self._bad) if n)
+            say(
+                f"{self._where}: {self._bad.sum()} of {len(self._rows.order)} samples cannot be "
+                f"used and are in no number ({causes})."
+            )
         return numbers
 
     def _run(self, name: str, evaluator: Evaluator, context: Context) -> Result:
@@ -157,7 +166,11 @@ class Evaluation:
 
     def _batches(self) -> Iterator[Batch]:
         length = len(self._rows.order)
-        return self._feed({"eval_data": self._maker}, np.arange(length), ())
+        bad = np.zeros(len(CAUSES), np.int64)
+        for batch in self._feed({"eval_data": self._maker}, np.arange(length), ()):
+            bad += batch.pop("bad_samples").sum(axis=0)
+            yield batch
+        self._bad = bad
 
     def _chosen(
         self, positions: Sequence[int], others: Sequence[int] = (), words: Sequence[str] = ()

@@ -18,6 +18,7 @@ from mmjax.run.beginning import kept_tokenizer, start_mesh
 from mmjax.run.console import refusing, say
 from mmjax.run.held_out import Evaluations, print_numbers, to_line
 from mmjax.run.vocabulary import ANSWERS, with_answers
+from mmjax.training.checkpoint import SetAside
 from mmjax.training.compiled import Compiled, shapes_from_plain
 from mmjax.training.home import Home, open_home
 
@@ -111,6 +112,9 @@ def _evaluate(
         home.look()
     try:
         found = checkpoints.latest() if step is None else step
+        for event in checkpoints.poll():
+            if isinstance(event, SetAside) and hosts.is_main():
+                say(f"{event.message}; it is left as it is, and step {found} is evaluated.")
         if found is None:
             raise FileNotFoundError(f"{home.name} holds no checkpoint that is whole.")
         data = json.loads(checkpoints.restore_files(found)["data.json"])

@@ -126,6 +126,10 @@ def falling_adamw(
 REQUIRED = ("model", "goals", "optimizer", "preprocess", "data")
 
 
+# Sizes that a config may say at its top.
+POSITIVE = ("batch_size", "eval_batch_size", "image_size", "sequence_length", "vocab_size")
+
+
 def check_keys(config: ConfigDict) -> None:
     """Raises ConfigError where a config lacks a key that a run needs, or is no training config."""
     for key in REQUIRED:
@@ -133,6 +137,11 @@ def check_keys(config: ConfigDict) -> None:
             raise ConfigError(f"the config has no {key!r}.{nearest(key, sorted(config))}")
     if config.steps < 1:
         raise ConfigError(f"steps={config.steps}: a run has at least 1 step.")
+    for key in POSITIVE:
+        if isinstance(value := config.get(key), int) and value < 1:
+            raise ConfigError(f"{key}={value}: give 1 or more.")
+    if not -(2**63) <= config.seed < 2**63:
+        raise ConfigError(f"seed={config.seed}: a whole number of at most 64 bits.")
     if not config.tokenizer.path and config.tokenizer.vocab_size < SMALLEST_VOCABULARY:
         raise ConfigError(
             f"tokenizer.vocab_size={config.tokenizer.vocab_size}: a tokenizer that is trained here "

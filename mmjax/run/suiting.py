@@ -33,6 +33,7 @@ def check_evaluators(
     """
     for name, evaluator in evaluators.items():
         try:
+            _check_encoders(evaluator, model)
             _check_head(evaluator, model, set(words))
             _check_goals(evaluator, goals)
             evaluator.check(facts, answers)
@@ -47,6 +48,16 @@ def _check_goals(evaluator: Any, goals: Iterable[str]) -> None:
             raise ValueError(
                 f"goals={evaluator.goals!r}: eval_data score no {goal!r}; they score "
                 f"{', '.join(goals) or 'none'}."
+            )
+
+
+def _check_encoders(evaluator: Any, model: Any) -> None:
+    """Raises ValueError where an evaluator encodes by a method that the model does not have."""
+    for option in ("image_method", "text_method"):
+        wanted = getattr(evaluator, option, None)
+        if wanted and not hasattr(type(model), wanted):
+            raise ValueError(
+                f"{option}={wanted!r}: {type(model).__name__} has no method of this name."
             )
 
 

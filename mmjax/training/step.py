@@ -258,7 +258,7 @@ def _weights(recipe: Recipe) -> dict[str, Any]:
 def train_step(
     recipe: Recipe, state: State, batches: Mapping[str, Batch], stop: Any
 ) -> tuple[State, dict[str, Any]]:
-    """One update, or none where loss or gradient is not finite.
+    """One update, or none where loss, gradient or the update itself is not finite.
 
     Args:
       recipe: what is trained.
@@ -274,11 +274,14 @@ def train_step(
     loss, losses, statistics, grads = loss_and_grads(recipe, state, batches, key)
     trainable, frozen = recipe.optimizer.split(state.params)
     grad_norms = _norms(grads)
-    good = jnp.isfinite(loss) & jnp.isfinite(grad_norms[""])
     count = position(state.opt_state)
     transform = recipe.optimizer.transform(state.params)
     updates, opt_state = transform.update(grads, state.opt_state, trainable)
     updates = _stored(updates)
+    update_norms = _norms(updates)
+    # A finite gradient may still become an update that is not (a rate or decay out of range).
+    norms = (grad_norms[""], update_norms[""])
+    good = functools.reduce(jnp.logical_and, map(jnp.isfinite, (loss, *norms)))
     updated = recipe.optimizer.clamp(optax.apply_updates(trainable, updates))
     ema = ema_update(state.ema, updated, ema_decay(recipe.ema, count)) if recipe.ema else {}
     memory = {name: loss.state for name, loss in losses.items()}
@@ -307,7 +310,7 @@ def train_step(
             for metric, (total, number) in one.metrics.items()
         },
         **{f"grad_norm{part}": norm for part, norm in grad_norms.items()},
-        **{f"update_norm{part}": norm for part, norm in _norms(updates).items()},
+        **{f"update_norm{part}": norm for part, norm in update_norms.items()},
         **{f"counters/{name}": value for name, value in counters.items()},
         "stop": stop.sum(),
     }

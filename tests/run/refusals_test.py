@@ -1,11 +1,13 @@
 """What is refused late leaves a run as it was; odd held-out data ends no evaluation."""
 
+import io
 import json
 import os
 import pathlib
 
 import jax
 import pytest
+from PIL import Image
 
 from mmjax.config import ConfigError, override
 from mmjax.data.dataset import members_of
@@ -14,6 +16,7 @@ from mmjax.parallel.mesh import make_mesh
 from mmjax.run.assembly import assemble, data_identity, open_tokenizer, with_tokenizer
 from mmjax.run.config_file import load
 from mmjax.run.evaluating import Evaluation
+from mmjax.run.evaluation import evaluate
 from mmjax.run.options import Options
 from mmjax.run.training import train
 
@@ -33,6 +36,13 @@ def tokenized(config, folder, captions=None):
     (data,) = members_of(parts.streams["main"].data)
     train_bpe(captions or data.captions(most=64), 512, str(folder / "tokenizer.json"))
     return with_tokenizer(parts, open_tokenizer(folder / "tokenizer.json"))
+
+
+def picture(number):
+    """A PNG file."""
+    file = io.BytesIO()
+    Image.new("RGB", (40, 40), (20 * number, 90, 90)).save(file, "PNG")
+    return file.getvalue()
 
 
 def test_a_refused_resume_leaves_the_config_and_the_first_command_goes_on(tmp_path):
@@ -120,3 +130,65 @@ def test_an_evaluation_goes_on_where_the_report_cannot_be_written(tmp_path, caps
 def test_a_type_that_parameters_cannot_have_is_refused():
     with pytest.raises(ConfigError, match="params_dtype='float16' is none of float32, bfloat16"):
         assemble(changed("features", params_dtype="float16"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"preprocess__resize": "shortes"}, "preprocess: .*'shortes'"),
+        ({"preprocess__text_cleaning": "lowr"}, "preprocess: .*'lowr'"),
+        ({"model__image__num_heads": 0}, r"model\.image\.num_heads=0: give 1 or more"),
+        ({"model__embed_dim": -1}, r"model\.embed_dim=-1: give 1 or more"),
+        ({"eval_batch_size": 0}, "eval_batch_size=0: give 1 or more"),
+        ({"batch_size": -8}, "batch_size=-8: give 1 or more"),
+        ({"seed": 10**20}, "seed=100000000000000000000: a whole number of at most 64 bits"),
+        ({"evaluators__retrieval__chunk": 0}, r"evaluators\.retrieval: Retrieval: chunk=0: 1 or"),
+        ({"evaluators__retrieval__ks": "(0, 1)"}, r"ks=\(0, 1\): give whole numbers from 1 up"),
+        ({"data__fields__facts_from": 1}, "Fields|facts_from"),
+    ],
+)
+def test_a_value_that_cannot_be_one_is_refused_before_a_device_starts(values, message):
+    with pytest.raises(ConfigError, match=message):
+        assemble(changed("quickstart", **values))
+
+
+def test_an_evaluator_that_encodes_by_no_method_is_refused_at_the_start(tmp_path):
+    parts = tokenized(
+        changed("quickstart", evaluators__retrieval__image_method="encode_imag"), tmp_path
+    )
+    with pytest.raises(ValueError, match="retrieval: image_method='encode_imag': TwoTower has no"):
+        Evaluation(parts, make_mesh(devices=jax.devices()[:1]), parts.settings["reading"])
+
+
+def test_held_out_samples_that_cannot_be_used_are_told_by_cause(tmp_path, write_tar, capsys):
+    files = {}
+    for n in range(12):
+        files[f"{n}.png"] = picture(n)
+        if n % 3:
+            files[f"{n}.txt"] = f"a picture of number {n}".encode()
+    path = write_tar(tmp_path / "one.tar", files)
+    config = load(f"{CONFIGS / 'shards'}.py")
+    tiny = {"depth": 1, "dim": 16, "mlp_dim": 16, "num_heads": 2}
+    values = {f"model.{tower}.{k}": v for tower in ("image", "text") for k, v in tiny.items()}
+    values |= {"steps": 1, "batch_size": 8, "eval_batch_size": 8, "image_size": 32}
+    values |= {"data.path": path, "eval_data.path": path, "vocab_size": 300}
+    for name, value in values.items():
+        override(config, name, str(value))
+    numbers = train(config, str(tmp_path / "run"), Options())
+    assert numbers["unusable_samples"] == 4
+    assert "eval_data: 4 of 12 samples cannot be used" in capsys.readouterr().out
+
+
+def test_an_evaluation_tells_of_the_newer_step_that_it_leaves_out(tmp_path, capsys):
+    train(changed("features"), str(tmp_path), Options())
+    newest = tmp_path / "checkpoints" / "2"
+    file = next(path for path in sorted(newest.rglob("*")) if path.stat().st_size > 2_000)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 255
+    file.write_bytes(bytes(data))
+    capsys.readouterr()
+    evaluate(str(tmp_path))
+    told = capsys.readouterr().out
+    assert "checkpoint 2 is damaged" in told
+    assert "step 1 is evaluated" in told
+    assert newest.exists()

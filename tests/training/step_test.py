@@ -276,6 +276,14 @@ def test_a_broken_step_changes_nothing_but_the_data_position_and_is_counted(brok
     assert int(recovered.opt_state["schedule"].count) == 2
 
 
+def test_an_update_that_is_not_finite_is_not_made_though_its_gradient_is():
+    wild = AdamW(schedule=constant(1e38), weight_decay=0.0)
+    state, metrics = run(recipe(optimizer=wild), [{"main": feature_batch()}] * 2, 1)
+    assert [int(m["counters/skipped_in_a_row"]) for m in metrics] == [1, 2]
+    assert all(np.isfinite(m["grad_norm"]) for m in metrics)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.params)))
+
+
 def test_a_loss_ten_times_as_large_is_a_normal_step():
     batch = feature_batch()
     large = {"main": {**batch, "image_features": batch["image_features"] * 10}}

@@ -1,11 +1,12 @@
 """A folder of pictures with captions beside them, or a table that names pictures."""
 
+import collections
 import csv
 import io
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,9 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
             if kind in ("csv", "tsv"):
-                reader = csv.DictReader(file, delimiter="," if kind == "csv" else "\t")
+                # Strict, or one stray quote swallows the rows up to the next one.
+                reader = csv.DictReader(file, delimiter="," if kind == "csv" else "\t", strict=True)
+                _check_once(reader.fieldnames or (), path)
                 for row in reader:
                     if None in row or None in row.values():
                         raise ValueError(
@@ -202,9 +205,21 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
             raise ValueError(f"{path} cannot be read as a UTF-8 table: {error}.") from None
 
 
+def _object(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    _check_once([name for name, _ in pairs], where)
+    return dict(pairs)
+
+
+def _check_once(names: Sequence[str], where: str) -> None:
+    """Raises ValueError for a column that is there twice: which one is meant nobody can tell."""
+    for name, times in collections.Counter(names).items():
+        if times > 1:
+            raise ValueError(f"{where}: the column {name!r} is there {times} times.")
+
+
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(text)
+        row = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, where))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON: {error}. Correct the table.") from None
     if not isinstance(row, dict):

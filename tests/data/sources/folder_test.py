@@ -228,3 +228,18 @@ def test_a_name_with_a_lone_surrogate_is_a_bad_sample(pictures):
     (pictures / "rows.jsonl").write_text('{"image": "\\ud800.jpg"}')
     with pytest.raises(base.BadSample, match=r"ud800\.jpg"):
         folder.Table(str(pictures / "rows.jsonl"))[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", 'image,caption\na.jpg,"one\nb.jpg,two\n', "unexpected end|is no"),
+        ("t.tsv", 'image\tcaption\na.jpg\t"one\nb.jpg\t"two" three\n', "expected after"),
+        ("t.csv", "image,caption,caption\na.jpg,one,two\n", "column 'caption' is there 2 times"),
+        ("t.jsonl", '{"image": "a.jpg", "image": "b.jpg"}\n', "column 'image' is there 2 times"),
+    ],
+)
+def test_what_a_table_says_in_two_ways_is_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        folder.Table(str(tmp_path / name))
