@@ -91,8 +91,8 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
         raise ConfigError("goals is empty; a run needs at least one spec(Goal, objective=...).")
     recipe = make_recipe(made)
     _check_sizes(recipe.model, "model")
-    _check_preprocess(recipe.contract)
     parts = Parts(recipe, streams, _held_out(made), made)
+    _check_preprocess(parts)
     for dataset in _everything(parts):
         try:
             check_first(dataset.source, dataset.fields)
@@ -105,15 +105,16 @@ def _check_sizes(model: Any, where: str) -> None:
     """Raises ConfigError for a size of a model, or of a tower of it, that is none."""
     for field in dataclasses.fields(model) if dataclasses.is_dataclass(model) else ():
         value = getattr(model, field.name, None)
-        if field.name in SIZES and isinstance(value, int) and value < 1:
-            raise ConfigError(f"{where}.{field.name}={value}: give 1 or more.")
+        least = 0 if field.name == "depth" else 1  # of regions a tower may have no block
+        if field.name in SIZES and isinstance(value, int) and value < least:
+            raise ConfigError(f"{where}.{field.name}={value}: give {least} or more.")
         if field.name not in ("parent", "name"):
             _check_sizes(value, f"{where}.{field.name}")
 
 
-def _check_preprocess(contract: Contract) -> None:
-    """Raises ConfigError where pictures or texts could not be made as the contract says."""
-    c = contract
+def _check_preprocess(parts: Parts) -> None:
+    """Raises ConfigError where held-out pictures are not, or could not be, as the contract says."""
+    c = parts.recipe.contract
     try:
         clean_text("", c.text_cleaning)
         if c.resize != "naflex":
@@ -122,6 +123,14 @@ def _check_preprocess(contract: Contract) -> None:
             )
     except ValueError as error:
         raise ConfigError(f"preprocess: {error}") from None
+    held_out = (member for data in parts.eval_data.values() for member in members_of(data))
+    for resize in (t for member in held_out for t in member.transforms if isinstance(t, Resize)):
+        for given, agreed in (("form", "resize"), ("interpolation", "interpolation")):
+            if (there := getattr(resize, given)) != (said := getattr(c, agreed)):
+                raise ConfigError(
+                    f"a Resize of eval_data has {given}={there!r} and preprocess.{agreed} is "
+                    f"{said!r}; make the two equal."
+                )
 
 
 def _held_out(made: Mapping[str, Any]) -> dict[str, Dataset | Mixture]:

@@ -136,8 +136,10 @@ def test_a_type_that_parameters_cannot_have_is_refused():
     ("values", "message"),
     [
         ({"preprocess__resize": "shortes"}, "preprocess: .*'shortes'"),
+        ({"preprocess__resize": "shortest"}, "form='squash' and preprocess.resize is 'shortest'"),
         ({"preprocess__text_cleaning": "lowr"}, "preprocess: .*'lowr'"),
         ({"model__image__num_heads": 0}, r"model\.image\.num_heads=0: give 1 or more"),
+        ({"model__text__depth": -1}, r"model\.text\.depth=-1: give 0 or more"),
         ({"model__embed_dim": -1}, r"model\.embed_dim=-1: give 1 or more"),
         ({"eval_batch_size": 0}, "eval_batch_size=0: give 1 or more"),
         ({"batch_size": -8}, "batch_size=-8: give 1 or more"),
@@ -149,7 +151,7 @@ def test_a_type_that_parameters_cannot_have_is_refused():
 )
 def test_a_value_that_cannot_be_one_is_refused_before_a_device_starts(values, message):
     with pytest.raises(ConfigError, match=message):
-        assemble(changed("quickstart", **values))
+        assemble(changed("vit_b16", **values))
 
 
 def test_an_evaluator_that_encodes_by_no_method_is_refused_at_the_start(tmp_path):

@@ -211,6 +211,8 @@ def run_blocks(
     """
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} is none of {', '.join(NORMS)}.")
+    if depth < 1:
+        raise ValueError(f"depth={depth}: a stack has at least one block.")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout} is not from 0 to below 1.")
     blocks, recompute = stacked(Block, depth, scan, remat)
