@@ -125,7 +125,9 @@ def _check_preprocess(parts: Parts) -> None:
         raise ConfigError(f"preprocess: {error}") from None
     held_out = (member for data in parts.eval_data.values() for member in members_of(data))
     for resize in (t for member in held_out for t in member.transforms if isinstance(t, Resize)):
-        for given, agreed in (("form", "resize"), ("interpolation", "interpolation")):
+        cut = resize.form == "shortest" or resize.resize_size or c.resize_size
+        same = ("interpolation", *(("resize_size", "crop_rounding") if cut else ()))
+        for given, agreed in (("form", "resize"), *zip(same, same)):
             if (there := getattr(resize, given)) != (said := getattr(c, agreed)):
                 raise ConfigError(
                     f"a Resize of eval_data has {given}={there!r} and preprocess.{agreed} is "

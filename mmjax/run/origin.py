@@ -35,9 +35,10 @@ _UNKNOWN = object()  # a model that is not known
 # Sizes that a warm start makes fit, or refuses by the arrays' shapes.
 SIZES = ("image_size", "length", "vocab_size", "depth")
 CONTRACT = {
-    "image": ("mean", "std", "interpolation", "resize"),
+    "image": ("mean", "std", "interpolation", "resize", "resize_size", "crop_rounding"),
     "text": ("tokenizer", "text_cleaning", "bos", "eos", "pad_id"),
 }
+CUTTING = ("resize_size", "crop_rounding")  # what they say of pictures of which a part is cut out
 CONTRACT["stream"] = CONTRACT["text"]  # over words and what is seen, see `models.fusion`
 SIZES += ("max_patches", "modalities")
 
@@ -119,6 +120,12 @@ def _theirs(given: _Given, rules: Any, tower: str) -> Any:
     return None
 
 
+def _cut_alike(*contracts: Contract) -> bool:
+    """Whether a part is cut out of pictures, and of the same size."""
+    cut = any(one.resize == "shortest" or one.resize_size for one in contracts)
+    return cut and len({one.image_size for one in contracts}) == 1
+
+
 def _check(
     name: str, given: _Given, recipe: Recipe, towers: Mapping[str, Any], allowed: tuple[str, ...]
 ) -> None:
@@ -138,6 +145,8 @@ def _check(
             continue
         for field in CONTRACT[tower]:
             there, here = getattr(given.contract, field), getattr(recipe.contract, field)
+            if field in CUTTING and not _cut_alike(given.contract, recipe.contract):
+                continue
             same = np.allclose(there, here) if field in ("mean", "std") else there == here
             if not same and (field != "tokenizer" or there):
                 found.append((f"preprocess.{field}", there, here))

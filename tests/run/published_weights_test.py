@@ -116,6 +116,12 @@ def test_what_a_run_would_do_otherwise_than_the_source_is_named_on_both_sides(sh
     with pytest.raises(ConfigError, match=r"'quick_gelu' there and 'gelu' here.*preprocess.mean"):
         run(shard, tmp_path / "run", given, *changes)
     assert not (tmp_path / "run" / "checkpoints").exists()
+    change = "--config.preprocess.crop_rounding=even"
+    with pytest.raises(ConfigError, match="Resize of eval_data has crop_rounding='down'"):
+        run(shard, tmp_path / "run", given, change)
+    change = (change, "--config.eval_data.transforms[0].crop_rounding=even")
+    with pytest.raises(ConfigError, match="crop_rounding is 'down' there and 'even' here"):
+        run(shard, tmp_path / "run", given, *change)
 
 
 def test_without_a_source_the_recipe_says_what_to_give(shard, tmp_path):
