@@ -80,7 +80,8 @@ def test_a_folder_is_loaded_and_written_with_all_names_of_the_release(tmp_path, 
         np.testing.assert_array_equal(written.get(name), array)
     again = mmjax.load(tmp_path / "out")
     assert again.model == loaded.model
-    inputs = np.load(PUBLISHED / folder / "inputs.npz")
+    with np.load(PUBLISHED / folder / "inputs.npz") as file:
+        inputs = dict(file)
     names = {"token_ids": "input_ids", "text_mask": "attention_mask", "regions": "image_feat"}
     names |= {"boxes": "image_loc", "region_mask": "image_attention_mask"}
     words = {word: jnp.asarray(inputs[name]) for word, name in names.items()}

@@ -24,7 +24,8 @@ def reference(image, text, scale, positive, valid):
 
 @pytest.mark.parametrize("case", ["clip_start", "clip_100"])
 def test_it_equals_open_clips_loss_and_gradients(case, make_embeddings, score):
-    golden = np.load(GOLDEN)
+    with np.load(GOLDEN) as file:
+        golden = dict(file)
     embeddings = make_embeddings(image=golden["image"], text=golden["text"])
     scalars = {"log_scale": jnp.float32(golden[f"{case}/log_scale"])}
     value, gradients, _ = score(Contrastive(), embeddings, scalars)

@@ -23,7 +23,8 @@ def reference(image, text, scale, bias, positive, valid):
 
 @pytest.mark.parametrize("case", ["siglip_start", "siglip_100"])
 def test_it_equals_open_clips_loss_and_gradients(case, make_embeddings, score):
-    golden = np.load(GOLDEN)
+    with np.load(GOLDEN) as file:
+        golden = dict(file)
     embeddings = make_embeddings(image=golden["image"], text=golden["text"])
     scalars = {name: jnp.float32(golden[f"{case}/{name}"]) for name in ("log_scale", "bias")}
     value, gradients, _ = score(Sigmoid(), embeddings, scalars)

@@ -71,7 +71,8 @@ def test_right_pairs_are_near_and_wrong_ones_far(shift):
 
 
 def test_costs_and_their_slopes_are_those_of_the_original():
-    golden = np.load(pathlib.Path(__file__).parents[1] / "golden" / "word_patch.npz")
+    with np.load(pathlib.Path(__file__).parents[1] / "golden" / "word_patch.npz") as file:
+        golden = dict(file)
     given = {name: jnp.asarray(golden[name]) for name in ("text", "text_mask", "image")}
     mask, weights = jnp.asarray(golden["image_mask"]), golden["weights"]
 

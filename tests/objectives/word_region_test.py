@@ -103,7 +103,8 @@ def test_a_region_that_was_not_kept_does_not_pass_unseen(batch):
 
 def test_the_published_loss_is_ours():
     folder = PUBLISHED / "visualbert_phrases"
-    inputs, outputs = np.load(folder / "inputs.npz"), np.load(folder / "outputs.npz")
+    with np.load(folder / "inputs.npz") as given, np.load(folder / "outputs.npz") as wanted:
+        inputs, outputs = dict(given), dict(wanted)
     made = losses(
         {
             "regions": outputs["logits"],

@@ -74,7 +74,7 @@ def config(model: Bert | BertPretraining) -> dict[str, Any]:
     return made if pooler == ARCHITECTURES[kind][2] else {**made, POOLER: pooler}
 
 
-def masked_lm_rows(words: str, tied: bool = True) -> tuple[Row | Tied, ...]:
+def masked_lm_rows(words: str, tied: bool = True) -> tuple[Row | Tied | Aside, ...]:
     """Rows of a masked-LM head.
 
     Args:
