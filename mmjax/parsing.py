@@ -1,7 +1,6 @@
 """Values as people type them on a command line, read by the type of what they replace."""
 
 import ast
-import math
 from typing import Any
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -29,12 +28,9 @@ def parse_value(text: str, current: Any, kind: type, optional: bool = False) -> 
         return _integer(text)
     if kind is float:
         try:
-            number = float(text)
+            return float(text)
         except ValueError:
             raise ValueError(f"{text!r} is no number (a float, now {current!r}).") from None
-        if not math.isfinite(number):
-            raise ValueError(f"{text!r} is no finite number (a float, now {current!r}).")
-        return number
     if kind is str:
         return text
     if kind is tuple:

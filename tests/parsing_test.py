@@ -12,7 +12,7 @@ from mmjax.parsing import parse_value
     [
         ("3", 1, int, 3),
         ("3e6", 1, int, 3_000_000),
-        ("-2.5e3", 1.0, float, -2500.0),
+        ("-inf", 1.0, float, float("-inf")),
         ("No", True, bool, False),
         ("none", "a", str, "none"),
         ("(3, [4])", (1, 2), tuple, (3, (4,))),
@@ -23,12 +23,6 @@ def test_a_text_is_read_by_the_type_of_what_it_replaces(text, current, kind, val
     read = parse_value(text, current, kind)
     assert read == value
     assert type(read) is kind
-
-
-@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e999"])
-def test_what_is_not_finite_is_refused_for_a_float(text):
-    with pytest.raises(ValueError, match=re.escape(f"{text!r} is no finite number")):
-        parse_value(text, 1.0, float)
 
 
 @pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e999", "2.5", "none", ""])

@@ -135,7 +135,7 @@ def _scaling(given: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, 
 
 def _three(given: Any, default: tuple[float, ...]) -> tuple[float, ...]:
     """One number a channel; a single one is for all of them."""
-    if isinstance(given, int | float):
+    if isinstance(given, int | float) and 0 <= given <= 1:
         return (float(given),) * 3
     return tuple(given or default)
 

@@ -174,7 +174,7 @@ def test_several_streams_go_on_bit_for_bit_from_what_a_kill_leaves(unoptimized, 
         ),
         ({"goals__classes__stream": "photos"}, "goals.classes reads stream 'photos'; there are "),
         ({"model__answers": 5}, "questions has 34 answers and the model's head 5; set "),
-        ({"goals__contrastive__weight": "nan"}, "weight=nan: .nan. is no finite number"),
+        ({"goals__contrastive__weight": "nan"}, "weight=nan: an objective's weight is finite"),
         ({"goals__contrastive__weight": "-1"}, "weight=-1.0: an objective.s weight is finite"),
         (
             {"evaluators__objectives__goals": "('classes',)"},

@@ -56,16 +56,32 @@ def recomputing(
         return block, None
     if remat == "attention":
         return block, functools.partial(jax.checkpoint, prevent_cse=prevent_cse)
+    return nn.remat(block, prevent_cse=prevent_cse, policy=_policy(remat)), None
+
+
+def recomputed(run: Callable[..., Any], remat: str) -> Callable[..., Any]:
+    """A block as a plain function outside of any loop, storing what `recomputing` lets one store.
+
+    Args:
+      run: of arrays alone.
+      remat: see `recomputing`; 'attention' is left to the attention itself.
+    """
+    if remat in ("none", "attention"):
+        return run
+    return jax.checkpoint(run, policy=_policy(remat))
+
+
+def _policy(remat: str) -> Callable[..., Any]:
+    """What is stored, by the name."""
     policies = jax.checkpoint_policies
     either = policies.save_from_both_policies
     kernels = either(_convolutions, _fused_attention)
-    policy = {
+    return {
         "full": policies.nothing_saveable,
         "dots": either(policies.dots_saveable, kernels),
         "dots_no_batch": either(policies.dots_with_no_batch_dims_saveable, kernels),
         "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
     }[remat]
-    return nn.remat(block, prevent_cse=prevent_cse, policy=policy), None
 
 
 def _convolutions(primitive: Any, *_: Any, **__: Any) -> bool:

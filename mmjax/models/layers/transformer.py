@@ -12,7 +12,7 @@ from mmjax.models.layers.attention import Attention
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.mlp import Mlp
 from mmjax.models.layers.pooling import Place, at
-from mmjax.models.layers.remat import recomputing
+from mmjax.models.layers.remat import recomputed, recomputing
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float
 
@@ -233,8 +233,11 @@ def run_blocks(
 
     if depth > 1:
         x = run(stacked(Block, depth - 1, scan, remat)[0], before, x, mask)
-    # Its backward pass comes first, so nothing is saved by making it again.
-    return run(Block, jax.tree.map(lambda leaf: leaf[0], last), x, mask, None, place)
+
+    def run_last(params: Any, x: Any) -> Any:
+        return run(Block, params, x, mask, None, place)
+
+    return recomputed(run_last, remat)(jax.tree.map(lambda leaf: leaf[0], last), x)
 
 
 def _goes_apart(tower: nn.Module, dropout: float) -> bool:
