@@ -221,11 +221,10 @@ def run_blocks(
     fields += (causal, attention, recompute, norm, dropout)
     if tower is None or not _goes_apart(tower, dropout):
         return at(blocks(*fields, name="blocks")(x, mask)[0], place)
-    stack = tower.variables["params"]["blocks"]
-    before, last = (
-        jax.tree.map(lambda leaf, half=half: jax.lax.split(leaf, (depth - 1, 1))[half], stack)
-        for half in (0, 1)
-    )
+    leaves, structure = jax.tree.flatten(tower.variables["params"]["blocks"])
+    # Split once, so that each gradient is put together once.
+    halves = zip(*(jax.lax.split(leaf, (depth - 1, 1)) for leaf in leaves), strict=True)
+    before, last = (jax.tree.unflatten(structure, half) for half in halves)
 
     def run(block: Callable[..., nn.Module], params: Any, *given: Any) -> Any:
         scope = Scope({"params": params}, {}, path=(*tower.path, "blocks"))
