@@ -12,8 +12,8 @@ turn, the share of the measured and of the published rate (MFU), peak memory. Us
 counted from shapes as `train.py` counts them, and are the same for both sides. Wanted for B/16:
 55 % of the measured rate, and ahead of open_clip.
 
-Ours is the step that training runs, with no product computed twice (--remat: a GPU is faster where
-it makes norms and activations again than where it reads them); open_clip's is its `CLIP` under
+Ours is the step that training runs, with nothing computed twice and each block written out (--remat
+and --scan, for less memory or a shorter compilation); open_clip's is its `CLIP` under
 `torch.compile` and autocast, its `ClipLoss` and torch's AdamW, as its trainer builds them. They
 take turns, a block of steps each, in processes of their own, of which none takes memory ahead.
 Where two do not fit beside each other, each block has a process of its own, which begins when the
@@ -316,9 +316,9 @@ def main() -> None:
         "--compile", action=argparse.BooleanOptionalAction, default=True, help="the peer's model"
     )
     parser.add_argument(
-        "--scan", action=argparse.BooleanOptionalAction, default=True, help="our blocks in a loop"
+        "--scan", action=argparse.BooleanOptionalAction, default=False, help="our blocks in a loop"
     )
-    parser.add_argument("--remat", default="dots_no_batch", help="what our blocks make again")
+    parser.add_argument("--remat", default="none", help="what our blocks make again")
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.trial != (options.device == "cpu"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from mmjax.parallel import sharding
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.sharding import activations, constrain, on_each_device, used_and_stored
 
@@ -43,6 +44,34 @@ def test_an_axis_that_does_not_divide_what_a_layer_has_is_refused_with_those_tha
 def test_a_single_row_passes_on_any_mesh():
     with activations(make_mesh()):
         assert jax.jit(lambda x: constrain(x, "batch", None))(jnp.zeros((1, 4))).shape == (1, 4)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (8, 1, 1), (2, 2, 2)])
+def test_on_a_gpu_rows_lie_in_order_forwards_and_backwards_and_nothing_is_gathered(
+    sizes, monkeypatch
+):
+    monkeypatch.setattr(sharding, "platform", lambda: "gpu")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 5, 4)), jnp.float32)
+    mesh = make_mesh(*sizes, devices=jax.devices()[: np.prod(sizes)])
+
+    def loss(x):
+        return jnp.sum(jnp.sin(constrain(jnp.cos(x), "batch", None, "mlp")))
+
+    with activations(mesh):
+        step = jax.jit(jax.value_and_grad(loss), in_shardings=sharding.batch_sharding(mesh))
+        lowered = step.lower(x)
+    assert lowered.as_text().count("@LayoutConstraint") == 2
+    text = lowered.compile().as_text()
+    assert "all-gather" not in text or sizes == (2, 2, 2)  # there x is cut by 'tensor' too
+    wanted = jax.value_and_grad(lambda x: jnp.sum(jnp.sin(jnp.cos(x))))(x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), step(x), wanted)
+
+
+def test_a_single_row_passes_on_a_mesh_of_gpus(monkeypatch):
+    monkeypatch.setattr(sharding, "platform", lambda: "gpu")
+    with activations(make_mesh()):
+        made = jax.jit(lambda x: constrain(x, "batch", None, None))(jnp.zeros((1, 2, 4)))
+    assert made.shape == (1, 2, 4)
 
 
 def test_a_parameter_is_gathered_along_fsdp_alone():

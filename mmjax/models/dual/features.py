@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mmjax.models.dual.two_tower import unit_length
 from mmjax.models.layers.compute import compute_type
+from mmjax.models.layers.dense import Dense
 from mmjax.models.layers.mlp import activation
 from mmjax.typing import Array, Encoded, Float, Int
 
@@ -30,9 +31,9 @@ class Projector(nn.Module):
     def __call__(self, x: Float[Array, "batch features"]) -> Float[Array, "batch dim"]:
         dtype = compute_type(self.dtype)
         for number, dim in enumerate(self.hidden_dims):
-            x = nn.Dense(dim, dtype=dtype, name=f"hidden_{number}")(x)
+            x = Dense(dim, dtype=dtype, name=f"hidden_{number}")(x)
             x = activation(self.activation)(x)
-        return nn.Dense(self.dim, dtype=jnp.float32, name="output")(x)
+        return Dense(self.dim, dtype=jnp.float32, name="output")(x)
 
 
 class FeatureTowers(nn.Module):

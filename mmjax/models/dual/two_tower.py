@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from mmjax.models.encoders import clip_resnet, text_transformer, vit
 from mmjax.models.interfaces import TowerOutput
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.typing import Array, Bool, Encoded, Float, Int
 
 PROJECTIONS = ("none", "linear", "linear_bias")
@@ -85,8 +85,7 @@ class TwoTower(nn.Module):
         if kind == "none":
             return None
         init = nn.initializers.lecun_normal()
-        how = {"kernel_init": init, "dot_general": product_of(self, f"{tower}_projection")}
-        return nn.Dense(self.embed_dim, use_bias=kind == "linear_bias", **how)
+        return Dense(self.embed_dim, kernel_init=init, use_bias=kind == "linear_bias")
 
     def encode_image(
         self,

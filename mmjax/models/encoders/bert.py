@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mmjax.models.interfaces import TowerOutput
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.models.layers.embedding import look_up
 from mmjax.models.layers.pooling import Place, mean
 from mmjax.models.layers.transformer import run_blocks
@@ -170,9 +170,8 @@ class Bert(nn.Module):
         """One vector for each text."""
         first = x[:, 0]
         if self.pooling == "tanh" or self.spare_pooler:
-            how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, "pool")}
-            init = nn.initializers.normal(0.02)
-            made = jnp.tanh(nn.Dense(self.dim, kernel_init=init, name="pool", **how)(first))
+            how = {"kernel_init": nn.initializers.normal(0.02), "name": "pool"}
+            made = jnp.tanh(Dense(self.dim, dtype=compute_type(self.dtype), **how)(first))
             if self.pooling == "tanh":
                 return made
             self.sow("intermediates", "pooler", made)

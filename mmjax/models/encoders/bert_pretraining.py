@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from mmjax.models.dual.two_tower import unit_length
 from mmjax.models.encoders.bert import Bert
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.models.layers.masked_lm import MaskedLmHead
 from mmjax.typing import Array, Bool, Encoded, Float, Int
 
@@ -37,9 +37,8 @@ class BertPretraining(nn.Module):
             init = nn.initializers.normal(0.02)
             self.output_embedding = self.param("output_embedding", init, shape)
         if self.next_sentence:
-            how = {"dot_general": product_of(self, "next_sentence_head")}
             init = nn.initializers.normal(0.02)
-            self.next_sentence_head = nn.Dense(2, kernel_init=init, **how)
+            self.next_sentence_head = Dense(2, kernel_init=init)
 
     def encode_text(
         self,

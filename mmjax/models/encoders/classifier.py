@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.interfaces import TowerOutput
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.typing import Array, Float, Int
 
 
@@ -21,7 +21,7 @@ class Classifier(nn.Module):
 
     def setup(self):
         """Makes the head; it and the scores are float32."""
-        self.head = nn.Dense(self.num_classes, dot_general=product_of(self, "head"))
+        self.head = Dense(self.num_classes)
 
     def encode(
         self,

@@ -9,7 +9,7 @@ from mmjax.models.interfaces import TowerOutput
 from mmjax.models.layers.batch_norm import BatchNorm
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.convolution import convolution
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.models.layers.pooling import mean
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Float, Int
@@ -96,10 +96,9 @@ class InvertedBottleneck(nn.Module):
         )
         return norm(x, train)
 
-    def _dense(self, name: str, features: int) -> nn.Dense:
+    def _dense(self, name: str, features: int) -> Dense:
         """A layer of what weighs the channels."""
-        how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, name)}
-        return nn.Dense(features, kernel_init=INIT, name=name, **how)
+        return Dense(features, kernel_init=INIT, name=name, dtype=compute_type(self.dtype))
 
 
 class EfficientNet(nn.Module):

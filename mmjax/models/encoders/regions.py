@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from mmjax.models.interfaces import TowerOutput
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.models.layers.pooling import mean
 from mmjax.models.layers.transformer import run_blocks
 from mmjax.parallel.sharding import constrain
@@ -114,9 +114,8 @@ class RegionTower(nn.Module):
         dtype = compute_type(self.dtype)
 
         def dense(name: str, x: Float[Array, "batch regions _"]) -> Float[Array, "..."]:
-            how = {"dtype": dtype, "dot_general": product_of(self, name)}
             init = nn.initializers.normal(0.02)
-            return nn.Dense(self.dim, kernel_init=init, name=name, **how)(x)
+            return Dense(self.dim, kernel_init=init, name=name, dtype=dtype)(x)
 
         def norm(name: str, x: Float[Array, "batch regions dim"]) -> Float[Array, "..."]:
             return nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name=name)(x)

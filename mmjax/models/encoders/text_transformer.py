@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mmjax.models.interfaces import TowerOutput
 from mmjax.models.layers.compute import compute_type
+from mmjax.models.layers.dense import plus
 from mmjax.models.layers.embedding import look_up
 from mmjax.models.layers.pooling import AttentionPooling, Place, at, end_of_text, mean
 from mmjax.models.layers.transformer import run_blocks
@@ -95,7 +96,7 @@ class TextTransformer(nn.Module):
         place = self._place(token_ids)
         alone = place is not None and not tokens
         path = "/".join((*self.path, "token_embedding"))
-        x = look_up(words, token_ids, path).astype(dtype) + places[:length].astype(dtype)
+        x = plus(look_up(words, token_ids, path).astype(dtype), places[:length])
         x = run_blocks(
             constrain(x, "batch", None, None),
             text_mask[:, None] if self.mask_padding else None,  # [b, n] -> [b, 1, n]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mmjax.models.interfaces import TowerOutput
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense, plus
 from mmjax.models.layers.patches import PatchEmbedding, drop_patches
 from mmjax.models.layers.pooling import AttentionPooling, mean
 from mmjax.models.layers.positions import sincos_2d
@@ -164,11 +164,11 @@ class ViT(nn.Module):
         else:  # a class token has no place in the picture: zeros, as in MAE
             side = self.image_size // self.patch_size
             table = jnp.pad(sincos_2d(side, side, self.dim), ((extra, 0), (0, 0)))
-        table = table.astype(x.dtype)
         if not extra:
-            return x + table, None
-        first = self.param("class_token", init, (self.dim,)).astype(x.dtype) + table[0]
-        return x + table[1:], jnp.broadcast_to(first, (x.shape[0], 1, self.dim))
+            return plus(x, table), None
+        first = self.param("class_token", init, (self.dim,)) + table[0]
+        first = jnp.broadcast_to(first, (x.shape[0], 1, self.dim)).astype(x.dtype)
+        return plus(x, table[1:]), first
 
     def _pool(self, x: Float[Array, "batch tokens dim"]) -> Float[Array, "batch dim"]:
         """One vector for each picture."""
@@ -189,8 +189,8 @@ class ViT(nn.Module):
         """What the head makes of the pooled vectors."""
         if self.head == "none":
             return pooled
-        how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, "head")}
-        x = nn.Dense(self.head_dim or self.dim, name="head", **how)(pooled)
+        dtype = compute_type(self.dtype)
+        x = Dense(self.head_dim or self.dim, name="head", dtype=dtype)(pooled)
         return jnp.tanh(x) if self.head == "tanh" else x
 
 

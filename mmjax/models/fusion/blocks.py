@@ -2,12 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.fusion.heads import INITIAL
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.typing import Array, Bool, Float
 
 
@@ -40,11 +39,11 @@ class Blocks(NamedTuple):
 
 
 def brought_in(
-    module: nn.Module, name: str, tokens: Float[Array, "batch length _"], how: Blocks
+    name: str, tokens: Float[Array, "batch length _"], how: Blocks
 ) -> Float[Array, "batch length dim"]:
-    """A tower's tokens through a dense layer of the fusion's width, named within `module`."""
-    made = {"dtype": compute_type(how.dtype), "dot_general": product_of(module, name)}
-    return nn.Dense(how.dim, kernel_init=INITIAL, name=name, **made)(tokens)
+    """A tower's tokens through a dense layer of the fusion's width, named within the caller."""
+    dtype = compute_type(how.dtype)
+    return Dense(how.dim, kernel_init=INITIAL, name=name, dtype=dtype)(tokens)
 
 
 def with_class(

@@ -37,8 +37,8 @@ class Early(nn.Module):
         dtype = compute_type(how.dtype)
         kinds = self.param("type_embedding", INITIAL, (2, how.dim)).astype(dtype)
         first = self.param("class_token", INITIAL, (how.dim,))
-        words = brought_in(self, "text", text, how) + kinds[0]
-        places = brought_in(self, "image", image, how) + kinds[1]
+        words = brought_in("text", text, how) + kinds[0]
+        places = brought_in("image", image, how) + kinds[1]
         real = jnp.ones(image.shape[:2], bool) if image_mask is None else image_mask
         x = jnp.concatenate([words, places], axis=1)
         x, mask = with_class(first, x, jnp.concatenate([text_mask, real], axis=1))

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product, product_of
+from mmjax.models.layers.dense import Dense, product
 from mmjax.models.layers.mlp import activation
 from mmjax.typing import Array, Float
 
@@ -60,8 +60,8 @@ class ScoreHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes features"]:
-        how = {"kernel_init": INITIAL, "dot_general": product_of(self, "scores")}
-        return nn.Dense(self.features, name="scores", **how)(x.astype(jnp.float32))
+        layer = Dense(self.features, kernel_init=INITIAL, name="scores")
+        return layer(x.astype(jnp.float32))
 
 
 class AnswerHead(nn.Module):
@@ -84,9 +84,8 @@ class AnswerHead(nn.Module):
 
     @nn.compact
     def __call__(self, pooled: Float[Array, "batch dim"]) -> Float[Array, "batch answers"]:
-        def dense(features: int, name: str) -> nn.Dense:
-            how = {"kernel_init": INITIAL, "dot_general": product_of(self, name)}
-            return nn.Dense(features, name=name, **how)
+        def dense(features: int, name: str) -> Dense:
+            return Dense(features, kernel_init=INITIAL, name=name)
 
         x = dense(self.hidden_dim, "up")(pooled.astype(jnp.float32))
         x = activation(self.activation)(x)
@@ -116,15 +115,13 @@ class RegionHead(nn.Module):
         self, tokens: Float[Array, "batch regions dim"]
     ) -> dict[str, Float[Array, "batch regions _"]]:
         dtype = compute_type(self.dtype)
-        how = {"dtype": dtype, "dot_general": product_of(self, "dense")}
-        x = nn.Dense(tokens.shape[-1], kernel_init=INITIAL, name="dense", **how)(tokens)
+        x = Dense(tokens.shape[-1], kernel_init=INITIAL, name="dense", dtype=dtype)(tokens)
         x = activation(self.activation)(x)
         x = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="norm")(x)
         x = x.astype(jnp.float32)
         made = {}
         for name, features in self.outputs:
-            how = {"kernel_init": INITIAL, "dot_general": product_of(self, name)}
-            made[name] = nn.Dense(features, name=name, **how)(x)
+            made[name] = Dense(features, kernel_init=INITIAL, name=name)(x)
         return made
 
 
@@ -145,7 +142,7 @@ class ScaledDense(nn.Module):
         start = 0.02 * kernel.size**0.5  # the length of a kernel as it is drawn
         length = self.param("length", nn.initializers.constant(start), ())
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        made = product(x, kernel, None, path="/".join((*self.path, "kernel")))
+        made = product(x, kernel, "/".join((*self.path, "kernel")))
         return made * (length / jnp.linalg.norm(kernel)) + bias
 
 

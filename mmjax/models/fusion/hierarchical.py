@@ -110,7 +110,7 @@ class Hierarchical(nn.Module):
                 f"look_every={self.look_every} does not divide the fusion's depth {how.depth}."
             )
         first = self.param("class_token", INITIAL, (how.dim,))
-        x, mask = with_class(first, brought_in(self, "text", text, how), text_mask)
+        x, mask = with_class(first, brought_in("text", text, how), text_mask)
         groups = how.depth // self.look_every
         layers, recompute = stacked(Layers, groups, how.scan, how.remat)
         made = layers(

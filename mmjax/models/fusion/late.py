@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.fusion.heads import INITIAL
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.typing import Array, Float
 
 COMBINES = ("concatenate", "product", "gated")
@@ -49,6 +49,5 @@ class Late(nn.Module):
         part = nn.sigmoid(self._dense("gate")(both))
         return part * of_text + (1 - part) * of_image
 
-    def _dense(self, name: str) -> nn.Dense:
-        how = {"kernel_init": INITIAL, "dot_general": product_of(self, name)}
-        return nn.Dense(self.dim, name=name, **how)
+    def _dense(self, name: str) -> Dense:
+        return Dense(self.dim, kernel_init=INITIAL, name=name)

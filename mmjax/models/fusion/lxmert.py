@@ -21,7 +21,7 @@ from mmjax.models.fusion.pictures import each, pair, together
 from mmjax.models.interfaces import Fused
 from mmjax.models.layers.attention import Attention
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.models.layers.masked_lm import MaskedLmHead
 from mmjax.models.layers.transformer import Block, stacked
 from mmjax.parallel.sharding import constrain
@@ -225,8 +225,8 @@ class Lxmert(WordsAsked):
         )
         seen = (words.mask[:, None], places.mask[:, None])  # [b, n] -> [b, 1, n]
         (tokens, found), _ = made((words.tokens, places.tokens), seen)
-        how = {"kernel_init": INITIAL, "dot_general": product_of(self, "pool")}
-        pooled = nn.Dense(text.dim, name="pool", **how)(tokens[:, 0].astype(jnp.float32))
+        pool = Dense(text.dim, kernel_init=INITIAL, name="pool")
+        pooled = pool(tokens[:, 0].astype(jnp.float32))
         return Fused(tokens, words.mask, found, places.mask, jnp.tanh(pooled))
 
     def matching_scores(self, fused: Fused) -> Float[Array, "batch two"]:

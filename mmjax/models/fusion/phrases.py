@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.typing import Array, Bool, Float
 
 
@@ -31,8 +31,7 @@ class PhraseAlignment(nn.Module):
         """Scores, float32; those of padding are as low as a number can be."""
 
         def dense(x: Float[Array, "batch places width"], name: str) -> Float[Array, "..."]:
-            init, product = nn.initializers.normal(0.02), product_of(self, name)
-            layer = nn.Dense(self.dim, kernel_init=init, name=name, dot_general=product)
+            layer = Dense(self.dim, kernel_init=nn.initializers.normal(0.02), name=name)
             return layer(x.astype(jnp.float32))
 
         query, key = dense(phrases, "query"), dense(regions, "key")

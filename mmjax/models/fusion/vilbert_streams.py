@@ -12,7 +12,7 @@ from mmjax.models.fusion.heads import INITIAL
 from mmjax.models.fusion.pictures import each, together
 from mmjax.models.fusion.task_bert import TaskBert, without_task
 from mmjax.models.interfaces import Fused
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.models.layers.transformer import Block, stacked
 from mmjax.typing import Array, Bool, Float, Int
 
@@ -117,8 +117,7 @@ class VilbertStreams(nn.Module):
     def setup(self):
         """Makes the poolers."""
         for side in ("text", "image"):
-            how = {"kernel_init": INITIAL, "dot_general": product_of(self, f"{side}_pool")}
-            setattr(self, f"{side}_pool", nn.Dense(self.bridge_dim, **how))
+            setattr(self, f"{side}_pool", Dense(self.bridge_dim, kernel_init=INITIAL))
 
     def fuse(
         self,

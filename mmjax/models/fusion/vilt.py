@@ -11,7 +11,7 @@ from mmjax.models.fusion.patch_tokens import PatchTokens
 from mmjax.models.fusion.pictures import each, judged, numbered, together
 from mmjax.models.interfaces import Fused
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.models.layers.masked_lm import MaskedLmHead
 from mmjax.models.layers.mlp import gelu
 from mmjax.typing import Array, Bool, Float, Int
@@ -105,9 +105,7 @@ class NormedHead(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch dim"]) -> Float[Array, "batch scores"]:
         def dense(x: Float[Array, "batch dim"], features: int, name: str) -> Float[Array, "..."]:
-            init, product = nn.initializers.normal(0.02), product_of(self, name)
-            layer = nn.Dense(features, kernel_init=init, name=name, dot_general=product)
-            return layer(x)
+            return Dense(features, kernel_init=nn.initializers.normal(0.02), name=name)(x)
 
         x = nn.LayerNorm(epsilon=1e-5, name="norm")(dense(x, self.hidden, "hidden"))
         return dense(gelu(x), self.scores, "scores")
@@ -143,8 +141,7 @@ class Vilt(WordsAsked):
         if "masked_lm" in self.heads:
             self.masked_lm = MaskedLmHead(tower.activation, tower.norm_epsilon, tower.dtype)
         if "matching" in self.heads:
-            init, product = nn.initializers.normal(0.02), product_of(self, "matching_head")
-            self.matching_head = nn.Dense(1, kernel_init=init, dot_general=product)
+            self.matching_head = Dense(1, kernel_init=nn.initializers.normal(0.02))
         if "answer" in self.heads:
             self.answer_head = NormedHead(2 * tower.dim, self.answers)
         if "reasoning" in self.heads:

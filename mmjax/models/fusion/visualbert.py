@@ -10,7 +10,7 @@ from mmjax.models.fusion.heads import WordsAsked, check_heads, need
 from mmjax.models.fusion.phrases import PhraseAlignment
 from mmjax.models.interfaces import Fused, TowerOutput
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.models.layers.masked_lm import MaskedLmHead
 from mmjax.models.layers.pooling import at
 from mmjax.parallel.sharding import constrain
@@ -57,8 +57,8 @@ class RegionEmbedding(nn.Module):
           word_places: the text's table of places.
         """
         init = nn.initializers.normal(0.02)
-        how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, "projection")}
-        x = nn.Dense(self.dim, kernel_init=init, name="projection", **how)(regions)
+        dtype = compute_type(self.dtype)
+        x = Dense(self.dim, kernel_init=init, name="projection", dtype=dtype)(regions)
         kinds = self.param("type_embedding", init, (self.kinds, self.dim))
         places = self.param("position_embedding", init, (self.length, self.dim))
         x = x + jnp.take(kinds, region_types, axis=0) + places[0]
@@ -161,18 +161,17 @@ class VisualBert(WordsAsked):
         if "masked_lm" in self.heads:
             self.masked_lm = MaskedLmHead(tower.activation, tower.norm_epsilon, tower.dtype)
         if "matching" in self.heads:
-            self.matching_head = self._scores("matching_head", 2)
+            self.matching_head = self._scores(2)
         if "answer" in self.heads:
-            self.answer_head = self._scores("answer_head", self.answers)
+            self.answer_head = self._scores(self.answers)
         if "reasoning" in self.heads:
-            self.reasoning_head = self._scores("reasoning_head", 2)
+            self.reasoning_head = self._scores(2)
         if "alignment" in self.heads:
             self.alignment = PhraseAlignment(tower.dim // tower.num_heads)
         self.drop = nn.Dropout(tower.dropout)
 
-    def _scores(self, name: str, number: int) -> nn.Dense:
-        init = nn.initializers.normal(0.02)
-        return nn.Dense(number, kernel_init=init, dot_general=product_of(self, name))
+    def _scores(self, number: int) -> Dense:
+        return Dense(number, kernel_init=nn.initializers.normal(0.02))
 
     def fuse(
         self,

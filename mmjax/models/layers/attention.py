@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from mmjax.models.layers.attend import attend, choose, weights
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
+from mmjax.models.layers.remat import kept
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float
 
@@ -86,13 +87,13 @@ class Attention(nn.Module):
             self.sow("attention", seen, self._weights(query, key, mask, lengths))
         x = x.reshape(*x.shape[:2], dim)  # [b, n, h, dim/h] -> [b, n, dim]
         init = nn.initializers.normal(self.init_scale * dim**-0.5)
-        x = self._dense("output", init, self.out_dim or queries.shape[-1])(x)
+        x = kept(self._dense("output", init, self.out_dim or queries.shape[-1])(x))
         return x[:, : lengths[0]] if filled[0] else x
 
     def _heads(
         self, x: Float[Array, "batch length dim"], name: str, dim: int
     ) -> Float[Array, "batch length heads head_dim"]:
-        x = self._dense(name, nn.initializers.normal(x.shape[-1] ** -0.5), dim)(x)
+        x = kept(self._dense(name, nn.initializers.normal(x.shape[-1] ** -0.5), dim)(x))
         x = x.reshape(*x.shape[:2], self.num_heads, -1)  # [b, n, dim] -> [b, n, h, dim/h]
         return constrain(x, "batch", None, "heads", None)
 
@@ -102,9 +103,9 @@ class Attention(nn.Module):
         """What the values are multiplied with; of the places that only fill up, nothing."""
         return weights(query[:, : lengths[0]], key[:, : lengths[1]], mask, self.causal)
 
-    def _dense(self, name: str, init: nn.initializers.Initializer, features: int) -> nn.Dense:
-        how = {"dtype": compute_type(self.dtype), "dot_general": product_of(self, name)}
-        return nn.Dense(features, kernel_init=init, name=name, **how)
+    def _dense(self, name: str, init: nn.initializers.Initializer, features: int) -> Dense:
+        dtype = compute_type(self.dtype)
+        return Dense(features, kernel_init=init, name=name, dtype=dtype)
 
 
 def _fill(x: Float[Array, "batch length dim"], more: int) -> Float[Array, "batch longer dim"]:

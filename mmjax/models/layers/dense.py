@@ -1,41 +1,69 @@
-"""The matrix product of dense layers: laid out as the platform multiplies fastest, cut by FSDP."""
+"""Dense layers: laid out as the platform multiplies fastest, cut by FSDP, biases summed exactly."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax.parallel.sharding import platform, used_and_stored
 from mmjax.typing import Array, Float
 
 
-def product_of(module: nn.Module, layer: str) -> Callable[..., Any]:
-    """The field `dot_general` of a `flax.linen.Dense` whose kernel may be stored in parts.
+class Dense(nn.Module):
+    """x · kernel + bias over the last axis of x.
 
     Under FSDP each device gathers the kernel right where the layer uses it, in the type it computes
     in, and hands its gradient back in parts. Left to itself the compiler at times gathers the
     activations instead, as they are smaller in a head, and sums whole gradients on each device.
 
-    Args:
-      module: what the layer is a part of.
-      layer: the layer's name.
+    Attributes:
+      features: width of the result.
+      use_bias: whether there is one; it begins as zeros.
+      kernel_init: draws the kernel, [dim, features].
+      dtype: type to compute in; None for that of x and the kernel together.
     """
-    return functools.partial(product, path="/".join((*module.path, layer, "kernel")))
+
+    features: int
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... dim"]) -> Float[Array, "... features"]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        made = product(x, kernel, "/".join((*self.path, "kernel")))
+        if not self.use_bias:
+            return made
+        return plus(made, self.param("bias", nn.initializers.zeros, (self.features,)))
+
+
+@jax.custom_jvp
+def plus(x: Float[Array, "..."], table: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x + table, which has the last dimensions of x (such as a bias), in the type of x.
+
+    The table's gradient is summed in the type of the table.
+
+    Left to itself the sum over a batch and all its tokens would be in the type that is computed in,
+    and a GPU does add bfloat16 to bfloat16: beyond some hundreds of terms the next is lost.
+    """
+    return x + table.astype(x.dtype)
+
+
+@plus.defjvp
+def _plus(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (x, table), (by_x, by_table) = primals, tangents
+    return plus(x, table), by_x + jnp.broadcast_to(by_table, x.shape).astype(x.dtype)
 
 
 def product(
-    x: Float[Array, "... dim"],
-    kernel: Float[Array, "dim features"],
-    dimension_numbers: Any,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    path: str = "",
+    x: Float[Array, "... dim"], kernel: Float[Array, "dim features"], path: str = ""
 ) -> Float[Array, "... features"]:
-    """x · kernel over the last axis of x.
+    """x · kernel over the last axis of x, both of one type.
 
     On a CPU all axes before the last are made one. Otherwise the kernel's gradient sums over two
     axes, for which XLA turns both of its operands round, inside a scan even by a copy: a training
@@ -45,17 +73,12 @@ def product(
     Args:
       x: what a dense layer is applied to.
       kernel: of the layer.
-      dimension_numbers: the last axis of x with the first of the kernel, as Dense asks for.
-      precision: see `jax.lax.dot_general`.
-      preferred_element_type: see `jax.lax.dot_general`.
-      path: of the kernel within the model, see `product_of`.
+      path: of the kernel within the model, which may store it in parts, see `Dense`.
     """
-    del dimension_numbers
-    how = (precision, preferred_element_type)
     places = used_and_stored(path, kernel.ndim)
     if places is None:
-        return _multiply(x, kernel, how)
-    return _gathered(x, kernel, how, *places)
+        return _multiply(x, kernel)
+    return _gathered(x, kernel, None, *places)
 
 
 def scores(
@@ -68,47 +91,47 @@ def scores(
       table: a vector for each row.
       path: of the table within the model; stored in parts, it is gathered as in `product`.
     """
-    kernel, how = table.astype(x.dtype).T, (None, jnp.float32)
+    kernel = table.astype(x.dtype).T
     places = used_and_stored(path, 2)
     if places is None:
-        return _multiply(x, kernel, how)
+        return _multiply(x, kernel, jnp.float32)
     turned = [NamedSharding(one.mesh, PartitionSpec(*one.spec[::-1])) for one in places]
-    return _gathered(x, kernel, how, *turned)
+    return _gathered(x, kernel, jnp.float32, *turned)
 
 
-def _multiply(x: Any, kernel: Any, how: tuple[Any, Any]) -> Any:
-    types = {"precision": how[0], "preferred_element_type": how[1]}
+def _multiply(x: Any, kernel: Any, made_type: Any = None) -> Any:
+    how = {"preferred_element_type": made_type}
     if x.ndim < 3 or platform() != "cpu":
         contracted = (((x.ndim - 1,), (0,)), ((), ()))
-        return jax.lax.dot_general(x, kernel, contracted, **types)
+        return jax.lax.dot_general(x, kernel, contracted, **how)
     rows = x.reshape(-1, x.shape[-1])  # [b, n, dim] -> [b * n, dim]
-    made = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **types)
+    made = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **how)
     return made.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _gathered(
-    x: Any, kernel: Any, how: tuple[Any, Any], used: NamedSharding, stored: NamedSharding
+    x: Any, kernel: Any, made_type: Any, used: NamedSharding, stored: NamedSharding
 ) -> Any:
     """The product with a kernel that is whole only for its time."""
-    return _multiply(x, jax.lax.with_sharding_constraint(kernel, used), how)
+    return _multiply(x, jax.lax.with_sharding_constraint(kernel, used), made_type)
 
 
-def _forward(x: Any, kernel: Any, how: Any, used: Any, stored: Any) -> tuple[Any, Any]:
-    return _gathered.fun(x, kernel, how, used, stored), (x, kernel)
+def _forward(x: Any, kernel: Any, made_type: Any, used: Any, stored: Any) -> tuple[Any, Any]:
+    return _gathered.fun(x, kernel, made_type, used, stored), (x, kernel)
 
 
-def _backward(how: Any, used: Any, stored: Any, saved: Any, gradient: Any) -> tuple[Any, Any]:
+def _backward(made_type: Any, used: Any, stored: Any, saved: Any, gradient: Any) -> tuple[Any, Any]:
     x, kernel = saved  # in parts, so that what a loop over layers keeps is in parts too
     whole = jax.lax.with_sharding_constraint(kernel, used)
-    back = jax.linear_transpose(lambda x: _multiply(x, whole, how), x)  # no second product
-    return *back(gradient), sum_in_parts(x, gradient, how, used, stored)
+    back = jax.linear_transpose(lambda x: _multiply(x, whole, made_type), x)  # no second product
+    return *back(gradient), sum_in_parts(x, gradient, made_type, used, stored)
 
 
 def sum_in_parts(
     x: Float[Array, "batch ... dim"],
     gradient: Float[Array, "batch ... features"],
-    how: tuple[Any, Any],
+    made_type: Any,
     used: NamedSharding,
     stored: NamedSharding,
 ) -> Float[Array, "dim features"]:
@@ -120,7 +143,7 @@ def sum_in_parts(
     Args:
       x: what the layer was applied to, rows over the batch axes.
       gradient: of the layer's output.
-      how: precision and type of the product.
+      made_type: type of the product; None for that of what is multiplied.
       used: how the kernel lies while it is used.
       stored: how it is stored: as `used`, and one dimension along `fsdp` too.
     """
@@ -132,8 +155,7 @@ def sum_in_parts(
             rows,
             errors,
             (((0,), (0,)), ((), ())),
-            precision=how[0],
-            preferred_element_type=how[1],
+            preferred_element_type=made_type,
         )
         made = jax.lax.psum_scatter(made, "fsdp", scatter_dimension=cut, tiled=True)
         return jax.lax.psum(made, "data")

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product_of, scores
+from mmjax.models.layers.dense import Dense, scores
 from mmjax.models.layers.mlp import activation
 from mmjax.typing import Array, Float
 
@@ -40,9 +40,8 @@ class MaskedLmHead(nn.Module):
           path: of the table within the model.
         """
         dtype = compute_type(self.dtype)
-        how = {"dtype": dtype, "dot_general": product_of(self, "dense")}
         init = nn.initializers.normal(0.02)
-        x = nn.Dense(tokens.shape[-1], kernel_init=init, name="dense", **how)(tokens)
+        x = Dense(tokens.shape[-1], kernel_init=init, name="dense", dtype=dtype)(tokens)
         x = activation(self.activation)(x)
         x = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=dtype, name="norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (table.shape[0],))

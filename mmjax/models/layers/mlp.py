@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
+from mmjax.models.layers.remat import kept
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Float
 
@@ -107,11 +108,10 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch length dim"]) -> Float[Array, "batch length dim"]:
         dim = x.shape[-1]
-        x = self._dense("up", self.mlp_dim, (2 * dim) ** -0.5)(x)
+        x = kept(self._dense("up", self.mlp_dim, (2 * dim) ** -0.5)(x))
         x = constrain(activation(self.activation)(x), "batch", None, "mlp")
-        return self._dense("down", dim, self.init_scale * dim**-0.5)(x)
+        return kept(self._dense("down", dim, self.init_scale * dim**-0.5)(x))
 
-    def _dense(self, name: str, features: int, deviation: float) -> nn.Dense:
-        init, how = nn.initializers.normal(deviation), product_of(self, name)
-        dtype = compute_type(self.dtype)
-        return nn.Dense(features, kernel_init=init, name=name, dtype=dtype, dot_general=how)
+    def _dense(self, name: str, features: int, deviation: float) -> Dense:
+        init, dtype = nn.initializers.normal(deviation), compute_type(self.dtype)
+        return Dense(features, kernel_init=init, name=name, dtype=dtype)

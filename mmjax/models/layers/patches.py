@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.models.layers.compute import compute_type
-from mmjax.models.layers.dense import product_of
+from mmjax.models.layers.dense import Dense
 from mmjax.typing import Array, Float, Int, PRNGKeyArray
 
 
@@ -67,8 +67,7 @@ class PatchEmbedding(nn.Module):
         dtype = compute_type(self.dtype)
         x = image.astype(dtype)
         x = x if x.ndim == 3 else patchify(x, self.patch_size)
-        how = {"dtype": dtype, "dot_general": product_of(self, "embedding")}
-        return nn.Dense(self.dim, use_bias=self.bias, name="embedding", **how)(x)
+        return Dense(self.dim, use_bias=self.bias, name="embedding", dtype=dtype)(x)
 
 
 def drop_patches(

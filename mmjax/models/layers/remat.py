@@ -6,10 +6,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from mmjax.parallel.sharding import platform
 
 REMAT = ("none", "full", "dots", "dots_no_batch", "attention", "offload")
+KEPT = "product"  # the name of what is stored
 OFFLOADING = ("tpu", "gpu")  # where devices can read the host's pinned memory
 
 
@@ -25,9 +27,9 @@ def recomputing(
     * 'dots' stores every matrix product, the scores of the attention too.
     * 'attention' stores everything but the attention's inside: scores and weights, which grow with
       the square of the length, are made again from queries and keys.
-    * 'dots_no_batch' stores the products with weights, convolutions among them, and what cuDNN's
-      attention returns, which needs no scores; with `scan` a small step on a CPU took a quarter
-      less time than with 'none'.
+    * 'dots_no_batch' stores what is `kept`: the products with weights, their biases added;
+      convolutions too, and what cuDNN's attention returns, which needs no scores. With `scan` a
+      small step on a CPU took a quarter less time than with 'none'.
     * 'offload' keeps the same as 'dots_no_batch', but in the host's memory (TPU, GPU).
     * 'full' stores the input of each block alone.
 
@@ -71,24 +73,35 @@ def recomputed(run: Callable[..., Any], remat: str) -> Callable[..., Any]:
     return jax.checkpoint(run, policy=_policy(remat))
 
 
+def kept(x: Any) -> Any:
+    """x, which the policies 'dots' and 'dots_no_batch' store.
+
+    Products are stored with what is added to them right away: a GPU's library adds that within the
+    product, unless the product itself is wanted too.
+    """
+    return checkpoint_name(x, KEPT)
+
+
 def _policy(remat: str) -> Callable[..., Any]:
     """What is stored, by the name."""
     policies = jax.checkpoint_policies
     either = policies.save_from_both_policies
-    kernels = either(_convolutions, _fused_attention)
+    products = either(policies.save_only_these_names(KEPT), _kernels)
     return {
         "full": policies.nothing_saveable,
-        "dots": either(policies.dots_saveable, kernels),
-        "dots_no_batch": either(policies.dots_with_no_batch_dims_saveable, kernels),
+        "dots": either(products, _scores),
+        "dots_no_batch": products,
         "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
     }[remat]
 
 
-def _convolutions(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Whether an operation is a convolution: a policy that stores their outputs."""
-    return primitive is jax.lax.conv_general_dilated_p
+def _kernels(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether an operation is a convolution, or cuDNN's attention, whose output is as small as its
+    queries: a policy that stores their outputs."""
+    fused = primitive.name.startswith("dot_product_attention_fwd")
+    return fused or primitive is jax.lax.conv_general_dilated_p
 
 
-def _fused_attention(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Whether an operation is cuDNN's attention, whose output is as small as its queries."""
-    return primitive.name.startswith("dot_product_attention_fwd")
+def _scores(primitive: Any, *_: Any, **params: Any) -> bool:
+    """Whether an operation multiplies activations with each other, as attention does."""
+    return primitive is jax.lax.dot_general_p and any(params["dimension_numbers"][1])

@@ -12,7 +12,7 @@ from mmjax.models.layers.attention import Attention
 from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.mlp import Mlp
 from mmjax.models.layers.pooling import Place, at
-from mmjax.models.layers.remat import recomputed, recomputing
+from mmjax.models.layers.remat import kept, recomputed, recomputing
 from mmjax.parallel.sharding import constrain
 from mmjax.typing import Array, Bool, Float
 
@@ -115,7 +115,7 @@ class Block(nn.Module):
         made = layer(norm(x) if self.norm == "before" else x)
         if self.dropout:
             made = nn.Dropout(self.dropout, deterministic=False)(made)
-        x = at(x, place) + made
+        x = kept(at(x, place) + made)
         return constrain(x if self.norm == "before" else norm(x), "batch", None, None)
 
 

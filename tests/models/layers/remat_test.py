@@ -58,6 +58,25 @@ def test_temporary_memory_falls_from_policy_to_policy(params):
     assert sizes["attention"] - sizes["full"] < 4 * scores
 
 
+def test_products_are_stored_with_what_is_added_to_them(params):
+    """So that no sum of a bias is made again, and a GPU's library can add it within the product."""
+
+    def made_again(remat):
+        stack = Stack(remat, scan=False, depth=1)
+        one = jax.tree.map(lambda leaf: leaf[:1], params)
+        _, back = jax.vjp(lambda p: stack.apply({"params": p}, X), one)
+        text = str(jax.make_jaxpr(back)(X))
+        return text.count("plus"), text.count("dot_general")
+
+    sums, products = made_again("full")
+    assert sums > 0
+    assert made_again("dots_no_batch")[0] == 0
+    assert made_again("dots")[0] == 0
+    stored = made_again("none")[1]
+    assert made_again("dots")[1] == stored
+    assert made_again("dots_no_batch")[1] == stored + 2 < products  # scores, and their product
+
+
 @pytest.mark.parametrize("scan", [True, False])
 def test_the_attention_policy_makes_the_scores_again_and_nothing_else(params, scan):
     def products(remat):
