@@ -51,6 +51,10 @@ class Reading:
             )
 
 
+class Mismatch(ValueError):
+    """A sample that can be read and does not suit the run; the message names it."""
+
+
 class BatchMaker:
     """Batch number → this process's block of rows, as numpy arrays.
 
@@ -61,6 +65,7 @@ class BatchMaker:
       processes: how many share the batch.
       threads: rows made at once.
       numbers: of this process's rows in the global batch, where they are not its share by number.
+      classes: that the model tells apart, where labels name one of them.
     """
 
     def __init__(
@@ -71,8 +76,10 @@ class BatchMaker:
         processes: int,
         threads: int,
         numbers: np.ndarray | None = None,
+        classes: int | None = None,
     ):
         self.rows = rows
+        self.classes = classes
         self.batch_size = batch_size
         share = batch_size // processes
         own = np.arange(process * share, (process + 1) * share) if numbers is None else numbers
@@ -149,14 +156,29 @@ class BatchMaker:
         later: AbstractSet[str] = frozenset(),
     ) -> None:
         """Writes a row, or zeros where no sample could be used."""
-        if made is not None and made.keys() | later != self.shapes.keys():
-            raise ValueError(
-                f"sample {made['sample_id']} gives {sorted(made.keys() | later)}, the first one "
-                f"gave {sorted(self.shapes)}. All samples of a stream need the same fields."
-            )
+        if made is not None:
+            self._check(made, made.keys() | later)
         batch["valid"][row] = made is not None
         for word in self.shapes if made is None else made:
             batch[word][row] = 0 if made is None else made[word]
+
+    def _check(self, made: dict[str, Any], words: AbstractSet[str]) -> None:
+        """Raises Mismatch where a row has other words than the first, or a label of no class."""
+        number, position = made["sample_id"].tolist()
+        where = f"sample {position} of dataset {number}"
+        if words != self.shapes.keys():
+            raise Mismatch(
+                f"{where} gives {sorted(words)}, the first one gave {sorted(self.shapes)}. All "
+                "samples of a stream need the same fields."
+            )
+        if self.classes is None or "label" not in made:
+            return
+        if not 0 <= made["label"] < self.classes:
+            raise Mismatch(
+                f"{where} has label {made['label']}, and the model tells {self.classes} classes "
+                f"apart, 0 to {self.classes - 1}. Set num_classes to the data's number, or count "
+                "its labels from 0."
+            )
 
 
 def _row_shapes(rows: Rows) -> Shapes:

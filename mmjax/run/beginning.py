@@ -176,6 +176,7 @@ def stream_makers(parts: Parts, mesh: Mesh | None = None) -> dict[str, BatchMake
             jax.process_count(),
             parts.settings["reading"].threads,
             mesh and rows_of_process(mesh, stream.batch_size, jax.process_index()),
+            getattr(parts.recipe.model, "num_classes", None),
         )
         check_contract(parts.recipe.contract, made[name].shapes, f"stream {name!r}")
     return made

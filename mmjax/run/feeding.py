@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import jax
 
 from mmjax.data.device import Feed
-from mmjax.data.pipeline import BatchMaker, Reading, batches
+from mmjax.data.pipeline import BatchMaker, Mismatch, Reading, batches
 from mmjax.data.sources.fetching import FetchError
 from mmjax.training.failing import Failed
 from mmjax.typing import Batch
@@ -14,10 +14,10 @@ from mmjax.typing import Batch
 
 @contextlib.contextmanager
 def late_is_failure() -> Iterator[None]:
-    """A batch that does not come within ends the run with a line, not with a traceback."""
+    """A batch that does not come, or does not suit, ends the run with a line, not a traceback."""
     try:
         yield
-    except (TimeoutError, FetchError) as error:
+    except (TimeoutError, FetchError, Mismatch) as error:
         raise Failed(str(error)) from error
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from mmjax.data.dataset import Dataset, Mixture, members_of
 from mmjax.data.fields import Fields
 from mmjax.data.mixture import Order
-from mmjax.data.pipeline import BatchMaker, Reading, batches
+from mmjax.data.pipeline import BatchMaker, Mismatch, Reading, batches
 from mmjax.data.rows import ATTEMPTS, evaluation_rows, mix_bits, text_identity, training_rows
 from mmjax.data.sources.base import CAUSES, BadSample, Source
 from mmjax.data.tokenizers.base import Tokenizer
@@ -297,6 +297,13 @@ class Odd:
         return sample
 
 
+class Labelled:
+    """The number of a sample as its label."""
+
+    def __call__(self, sample, rng):
+        return sample | {"label": np.int32(sample["captions"][0].split()[1])}
+
+
 def odd(positions, word=""):
     return Dataset(source=Numbers(20), transforms=(Noise(), Odd(frozenset(positions), word)))
 
@@ -321,6 +328,16 @@ def test_a_held_out_sample_of_another_shape_leaves_an_empty_row():
 def test_a_sample_with_another_word_ends_the_run():
     with pytest.raises(ValueError, match="need the same fields"):
         maker(odd({3, 11}, word="label"), batch_size=20)(0)
+
+
+def test_a_label_of_no_class_ends_the_run_and_is_named():
+    """Taken as bad samples, a whole class could vanish where labels are counted from 1."""
+    data = Dataset(source=Numbers(20), transforms=(Noise(), Labelled()))
+    rows = training_rows((data,), 0, "main")
+    right = BatchMaker(rows, 40, 0, 1, threads=2, classes=20)(0)
+    assert set(right["label"]) <= set(range(20))
+    with pytest.raises(Mismatch, match=r"sample 19 of dataset 0 has label 19, .* 0 to 18"):
+        BatchMaker(rows, 40, 0, 1, threads=2, classes=19)(0)
 
 
 def test_a_row_without_a_usable_sample_stays_empty():
