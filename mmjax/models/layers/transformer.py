@@ -13,7 +13,7 @@ from mmjax.models.layers.compute import compute_type
 from mmjax.models.layers.mlp import Mlp
 from mmjax.models.layers.pooling import Place, at
 from mmjax.models.layers.remat import kept, recomputed, recomputing
-from mmjax.parallel.sharding import constrain
+from mmjax.parallel.sharding import constrain, platform
 from mmjax.typing import Array, Bool, Float
 
 NORMS = ("before", "after")
@@ -240,6 +240,12 @@ def run_blocks(
 
 
 def _goes_apart(tower: nn.Module, dropout: float) -> bool:
-    """Whether the last block can be run by itself: not where the stack is made or looked into."""
+    """Whether the last block can be run by itself: not where the stack is made or looked into.
+
+    Nor on a TPU, where what the stack is cut for costs more than the block: SigLIP B/16 at 4,096,
+    compiled for v5e 4x4, took .70 s and 6.2 GiB with the last block apart, .66 s and 5.8 without.
+    """
+    if platform() == "tpu":
+        return False
     looked_into = any(tower.is_mutable_collection(c) for c in ("intermediates", "attention"))
     return not (tower.is_initializing() or looked_into or dropout)
