@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512, help="of the embeddings that are timed")
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
+    if any(batch < 1 or batch % DEVICES for batch in options.batches):
+        parser.error(f"--batches are multiples of the {DEVICES} devices, not {options.batches}")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES)
     for loss in (name for name in options.losses if name in ("softmax", "sigmoid")):

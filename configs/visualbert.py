@@ -120,7 +120,11 @@ def get_config(variant: str = "") -> ConfigDict:
         ("(masked_lm/.*)", rf"{at}\1"),
         ("next_sentence_head/(.*)", rf"{at}matching_head/\1"),
     )
-    config.init_fresh = ("image/.*", f"{at}stream/regions/.*", f"{at}(masked_lm|matching_head)/.*")
+    config.init_fresh = (
+        "(?#optional)image/.*",
+        f"{at}stream/regions/.*",
+        f"{at}(masked_lm|matching_head)/.*",
+    )
     config.goals.words = spec(
         Goal, objective=spec(MaskedLm, fuse=seen, replace=MASKED, places=length // 5)
     )

@@ -141,6 +141,11 @@ class Evaluator(abc.ABC):
     random or non-finite embeddings score chance or less.
     """
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Words of a held-out batch that it cannot do without; 'a|b' is one of two."""
+        return ()
+
     def check(self, facts: Mapping[str, Any], answers: Sequence[str]) -> None:
         """Refuses data that it could not score, before anything is compiled.
 

@@ -42,6 +42,11 @@ class Classifying(Evaluator):
     classes: tuple[str, ...] = ()
     examples: int = 12
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """One class a sample, or several; `words` are looked at with the head."""
+        return ("label|labels",)
+
     def __call__(self, context: Context) -> Result:
         """Scores every held-out sample.
 

@@ -61,6 +61,12 @@ class Retrieval(Evaluator):
         if self.text_words and self.max_captions:
             raise ValueError("text_words gives one text a picture; set max_captions to 0.")
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What is encoded, and the group where it says what is right."""
+        group = ("group",) if self.positives == "group" else ()
+        return (*self.image_words, *self.text_words, *group)
+
     def __call__(self, context: Context) -> Result:
         """Encodes pictures and texts once, ranks both ways.
 

@@ -42,6 +42,11 @@ class ZeroShot(Evaluator):
     def __post_init__(self) -> None:
         check(self.templates)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What is encoded, and the class."""
+        return (*self.image_words, "label")
+
     def __call__(self, context: Context) -> Result:
         """Scores every labelled held-out sample against every class.
 

@@ -28,6 +28,8 @@ COMPARISONS = ("auto", "gather", "ring")
 # 'auto' gathers as long as one device's logits, [local batch, global batch] in float32, take no
 # more: fewer hops. A gradient needs six to eight times that, a ring none of it.
 GATHER_BYTES = 1 << 22
+# The same of a device that compares alone, where a ring of one only cuts the logits into blocks.
+ALONE_BYTES = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Pairs(Coupled):
         one of them is equal are positives of each other too.
       comparison: 'gather' brings all texts to each device, whose logits then grow with the number
         of devices; 'ring' passes them round and needs memory of the local batch alone; 'auto'
-        gathers while the logits of a device stay under 4 MiB (`GATHER_BYTES`).
+        gathers while the logits of a device stay under 4 MiB (`GATHER_BYTES`), or under 256 MiB
+        where it compares alone (`ALONE_BYTES`).
 
     Raises:
       ValueError: a word that is no identity, a comparison that there is not.
@@ -86,8 +89,9 @@ class Pairs(Coupled):
                 f"comparison='ring': a batch of {batch} rows is no multiple of the {shards} parts "
                 f"into which the mesh cuts it. Take {batch // shards * shards or shards}."
             )
-        large = batch // shards * batch * 4 > GATHER_BYTES
-        rings = shards > 1 and batch % shards == 0 and large
+        most = GATHER_BYTES if shards > 1 else ALONE_BYTES
+        large = batch // shards * batch * 4 > most
+        rings = mesh is not None and batch % shards == 0 and large
         return self.comparison == "ring" or (self.comparison == "auto" and rings), mesh
 
     def embed(self, forward: Forward, batch: Batch) -> Embeddings:

@@ -119,9 +119,10 @@ class Times:
 
     @property
     def roofline(self) -> float | None:
-        """The longest of them, as if all the others went on beside it."""
+        """The longest of them, as if all the others went on beside it; None where memory's is not
+        known, which is the longest as a rule."""
         known = [x for x in (self.compute, self.memory, self.interconnect, self.network) if x]
-        return max(known) if self.compute else None
+        return max(known) if self.compute and self.memory else None
 
 
 def times(facts: Facts, executed_flops: float, chip: Chip | None, devices: int) -> Times:
@@ -135,6 +136,8 @@ def times(facts: Facts, executed_flops: float, chip: Chip | None, devices: int) 
     """
     if chip is None:
         return Times(None, None, None, None, None)
+    if facts.error:
+        return Times(executed_flops / devices / chip.flops, None, None, None, None)
     near = sum((one.sent_bytes - one.network_bytes for one in facts.collectives), 0.0)
     far = sum((one.network_bytes for one in facts.collectives), 0.0)
     cycles = facts.cycles / chip.clock if facts.cycles and chip.clock else None

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmjax.config import ConfigError, from_json, override, plain
+from mmjax.config import ConfigError, from_json, nearest, override, plain
 from mmjax.data.dataset import members_of
 from mmjax.data.pipeline import BatchMaker
 from mmjax.data.rows import training_rows
@@ -182,19 +182,36 @@ def stream_makers(parts: Parts, mesh: Mesh | None = None) -> dict[str, BatchMake
     return made
 
 
-def check_goals(goals: Mapping[str, Goal], shapes: Mapping[str, Any], steps: int) -> None:
+def check_goals(
+    goals: Mapping[str, Goal], shapes: Mapping[str, Any], steps: int, model: Any = None
+) -> None:
     """Raises ValueError where a goal's own stream lacks a word of it, or its weight is no number.
+
+    Or where it asks for a method that the model does not have.
 
     Args:
       goals: of the recipe.
       shapes: {stream: {word: (shape, dtype)}}.
       steps: of the run, over which a weight that is a schedule is looked at.
+      model: of the recipe; None does not look.
     """
     for name, goal in goals.items():
+        for option, value in vars(goal.objective).items() if model is not None else ():
+            _check_view(f"goals.{name}.objective.{option}", value, type(model))
         one = len(shapes) == 1
         whose = "the batches" if one else f"the batches of stream {goal.stream!r}"
         check_needs({name: goal.objective}, shapes[goal.stream], whose)
         check_course(name, goal.weight, steps)
+
+
+def _check_view(where: str, value: Any, model: type) -> None:
+    """Raises ValueError where a value is (method, words) and the model has no such method."""
+    pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], tuple)
+    if pair and isinstance(value[0], str) and not hasattr(model, value[0]):
+        known = [name for name in dir(model) if not name.startswith("_")]
+        raise ValueError(
+            f"{where}: {model.__name__} has no method {value[0]!r}.{nearest(value[0], known)}"
+        )
 
 
 def begin(

@@ -62,9 +62,42 @@ def _saved(file: pathlib.Path, variant: str) -> ConfigDict:
     if variant:
         raise ConfigError(f"{file}:{variant}: a saved config has no variants; leave out the name.")
     try:
-        return from_json(file.read_text(encoding="utf-8"))
+        config = from_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{file}: {error}") from None
+    for name, others in RUNNING_THROUGH.items():
+        if name in config and config[name] is not None:
+            _link(config, config, name, (name, *others), "")
+    return config
+
+
+# Values that a config says once, and the names under which they run through it.
+SAME = ("steps", "log_steps", "eval_steps", "save_steps", "vocab_size", "dtype", "remat")
+SAME += ("num_classes", "embed_dim")
+RUNNING_THROUGH = {
+    **dict.fromkeys(SAME, ()),
+    "image_size": ("transforms/size",),
+    "sequence_length": ("text/length", "transforms/length"),
+}
+
+
+def _link(root: ConfigDict, node: Any, name: str, names: tuple[str, ...], under: str) -> None:
+    """Makes fields that have the value of a top-level one follow it again, as they did when saved.
+
+    A JSON file holds values alone; unlinked, an override of the one would leave the others.
+    """
+    if isinstance(node, tuple):
+        for part in node:
+            _link(root, part, name, names, under)
+    if not isinstance(node, ConfigDict):
+        return
+    for key in node:
+        same = key in names or f"{under}/{key}" in names
+        if same and node is not root and node[key] == root[name]:
+            with node.unlocked():
+                node[key] = root.get_ref(name)
+        else:
+            _link(root, node[key], name, names, key)
 
 
 def _failure(path: str, origin: str, error: Exception) -> str:

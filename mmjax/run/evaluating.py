@@ -296,8 +296,7 @@ class Evaluation:
                 "their words instead (text_words=('text_features',))."
             )
         view = View("encode_text", ("token_ids", "text_mask"))
-        size, processes = self._maker.batch_size, jax.process_count()
-        local = size // processes
+        size = self._maker.batch_size
         rng = np.random.default_rng(0)
         made = []
         for start in range(0, len(texts), size):
@@ -305,7 +304,8 @@ class Evaluation:
             part = list(texts[start : start + size])
             rows = [self._tokenize({"caption": text}, rng) for text in part]
             rows += [rows[-1]] * (size - len(rows))
-            mine = rows[jax.process_index() * local :][:local]
+            # Not a block by the process's number: devices of a process need not be neighbours.
+            mine = [rows[n] for n in rows_of_process(self._mesh, size, jax.process_index())]
             batch = {word: np.stack([row[word] for row in mine]) for word in view.words}
             placed = to_devices(batch, batch_sharding(self._mesh))
             embedding = jax.device_get(self._encoder(view)(params, statistics, placed))

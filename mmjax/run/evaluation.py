@@ -128,8 +128,10 @@ def _evaluate(
         state = checkpoints.restore(found, compiled.state)
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from None
+    with refusing():
+        evaluations = Evaluations(parts, mesh, parts.settings["reading"])
     with Watch(parts.settings["watchdog"]) as watch, watch.evaluating(found):
-        numbers = Evaluations(parts, mesh, parts.settings["reading"])(state, found, home.folder)
+        numbers = evaluations(state, found, home.folder)
     say(f"step {found}:\n{print_numbers(numbers)}")
     say(to_line(found, numbers))
     if hosts.is_main():

@@ -82,6 +82,7 @@ class RunHooks:
         self._publish = publish
         self._peak = peak_flops(jax.devices()[0].device_kind)
         self._first = True
+        self._step = pace.step
         self.failed_saves = 0
         self.last_problem = ""  # of a checkpoint, in words
         self.last_evaluation: dict[str, float] = {}
@@ -92,6 +93,9 @@ class RunHooks:
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """One line of numbers."""
+        if self._first:  # the step before compiled: no time of it is one of a step
+            self._first = False
+            self._pace.restart(step)
         line = {k: v for k, v in metrics.items() if not k.startswith("counters/") and k != "stop"}
         bad = np.asarray(metrics["counters/bad_samples"])
         line["samples"] = samples_seen(metrics["counters/samples"])
@@ -135,8 +139,10 @@ class RunHooks:
             self._progress.note(message)
             self._log.write(step, "event", {"event": "BestNotMeasured", "message": message})
 
-    def poll(self, step: int) -> None:
-        """Reports saves that ended, and moves the bar."""
+    def poll(self, step: int | None = None) -> None:
+        """Reports saves that ended, and moves the bar; without a step, of the last one."""
+        step = self._step if step is None else step
+        self._step = step
         if self._first:
             self._first = False
             self._pace.restart(step)

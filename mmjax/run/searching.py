@@ -206,7 +206,7 @@ def _least_seconds(one: Candidate, topology: Topology) -> float:
 
 def _dearness(one: Candidate) -> tuple[float, int]:
     """Less arithmetic first, then fewer cuts of the state, which have to be gathered."""
-    return round(one.flops[0], -9), one.mesh["fsdp"] * one.mesh["tensor"]
+    return float(f"{one.flops[0]:.3g}"), one.mesh["fsdp"] * one.mesh["tensor"]
 
 
 def _falling(found: Iterable[Candidate], most: int) -> Iterator[Candidate]:

@@ -23,6 +23,7 @@ from mmjax.training.optimizers.adamw import AdamW
 from mmjax.training.precision import PARAMS_DTYPES
 from mmjax.training.schedules import warmup_stable_decay
 from mmjax.training.statistics import check_choice
+from mmjax.training.warm_start import check_renaming
 from mmjax.training.weights_and_biases import check_installed
 
 
@@ -147,11 +148,12 @@ def check_keys(config: ConfigDict) -> None:
             f"tokenizer.vocab_size={config.tokenizer.vocab_size}: a tokenizer that is trained here "
             f"has at least {SMALLEST_VOCABULARY} tokens (256 bytes and the special ones)."
         )
-    if config.wandb_project:
-        try:
+    try:
+        check_renaming(config.init_rules, config.init_fresh)
+        if config.wandb_project:
             check_installed(config.wandb_project)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if config.keep_last < 2:
         raise ConfigError(
             f"keep_last={config.keep_last}: at least 2, so that a damaged checkpoint has one to "

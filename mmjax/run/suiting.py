@@ -9,6 +9,8 @@ from mmjax.evaluation.objectives import Objectives
 from mmjax.run.console import say
 from mmjax.training.step import Recipe
 
+FIELDS = ("group", "label")  # words that an option of `Fields` brings
+
 
 def check_evaluators(
     evaluators: Mapping[str, Evaluator],
@@ -34,6 +36,7 @@ def check_evaluators(
     for name, evaluator in evaluators.items():
         try:
             _check_encoders(evaluator, model)
+            _check_words(evaluator, set(words))
             _check_head(evaluator, model, set(words))
             _check_goals(evaluator, goals)
             evaluator.check(facts, answers)
@@ -58,6 +61,19 @@ def _check_encoders(evaluator: Any, model: Any) -> None:
         if wanted and not hasattr(type(model), wanted):
             raise ValueError(
                 f"{option}={wanted!r}: {type(model).__name__} has no method of this name."
+            )
+
+
+def _check_words(evaluator: Evaluator, words: set[str]) -> None:
+    """Raises ValueError where held-out batches lack a word that an evaluator reads."""
+    for wanted in evaluator.reads:
+        if not words & set(wanted.split("|")):
+            told = " or ".join(map(repr, wanted.split("|")))
+            first = wanted.split("|")[0]
+            how = f" Set eval_data.fields.{first}_from, or" if first in FIELDS else ""
+            raise ValueError(
+                f"needs batches with {told}, and eval_data gives only {', '.join(sorted(words))}."
+                f"{how or ' Correct the word, or'} leave this evaluator out."
             )
 
 

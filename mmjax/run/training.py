@@ -202,7 +202,7 @@ def _train(
     with refusing():
         makers = stream_makers(parts, mesh)
         shapes = {name: maker.global_shapes for name, maker in makers.items()}
-        check_goals(recipe.goals, shapes, config.steps)
+        check_goals(recipe.goals, shapes, config.steps, recipe.model)
         evaluation = None
         if parts.eval_data:
             evaluation = Evaluations(parts, mesh, settings["reading"], lambda: bool(stop))
@@ -284,7 +284,7 @@ def _train(
     finally:  # perhaps on this process alone, so nothing here waits for another
         feed.close()
         checkpoints.join()
-        hooks.poll(config.steps)
+        hooks.poll()
         log.close()
         progress.close()
     _check_saved(checkpoints, hooks, start, step)

@@ -121,7 +121,12 @@ def train(
     if pending is not None:
         _examine(*pending, rhythm, hooks)
     if step == steps and step > start:
-        metrics = hooks.evaluate(step, state)
+        try:
+            metrics = hooks.evaluate(step, state)
+        except Exception:  # the steps are kept; several processes may not all have come here
+            if step > saved and jax.process_count() == 1:
+                hooks.save(step, state, None)
+            raise
     if step > saved:
         hooks.save(step, state, metrics)
     return state, step
@@ -137,9 +142,16 @@ def _examine(step: int, metrics: dict[str, Any], rhythm: Rhythm, hooks: Hooks) -
     seen = samples_seen(values["counters/samples"])
     bad = np.asarray(values["counters/bad_samples"])
     tried = seen + int(bad.sum())  # each unusable one was replaced
+
+    def tell() -> None:  # the last numbers, of a step that no line was due for
+        if not due:
+            hooks.log(step, jax.device_get(metrics))
+
     if seen >= rhythm.bad_after_samples and bad.sum() > rhythm.max_bad_fraction * tried:
+        tell()
         raise Failed(bad_sample_table(bad, tried, rhythm.max_bad_fraction))
     if values["counters/skipped_in_a_row"] >= rhythm.max_skipped:
+        tell()
         raise Failed(
             f"step {step}: loss or gradient was not finite {rhythm.max_skipped} times in a row; no "
             "update was made of them, and the checkpoints hold the last good ones. Lower the rate, "

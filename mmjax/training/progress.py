@@ -62,6 +62,11 @@ class Pace:
         self._marks.clear()
         self._marks.append((step, self._active, self._waited))
 
+    @property
+    def step(self) -> int:
+        """The step at which the last interval ended."""
+        return self._marks[-1][0]
+
     def interval(self, step: int, batch_size: int) -> dict[str, float]:
         """Numbers of the interval since the last call, for the log.
 

@@ -44,6 +44,13 @@ def warm_start(
       ValueError: arrays left over on either side, two for one place, or a shape that cannot be made
         fit.
     """
+    ours = [path for tree in (params, statistics) for path in paths.flatten(tree)]
+    for pattern in fresh:
+        found = any(re.fullmatch(pattern, path) for path in ours)
+        if not found and not pattern.startswith("(?#optional)"):
+            raise ValueError(
+                f"init_fresh: {pattern!r} is the path of no array of ours, such as {_some(ours)}."
+            )
     pairs = zip((params, statistics), theirs, ("parameters", "running statistics"), strict=True)
     filled = [_fill(ours, given, rules, fresh, source, what) for ours, given, what in pairs]
     return filled[0], filled[1]
@@ -149,6 +156,29 @@ def _resize_length(table: np.ndarray, length: int) -> np.ndarray:
 
 def _is_square(number: int) -> bool:
     return round(number**0.5) ** 2 == number
+
+
+def check_renaming(rules: Any, fresh: Any) -> None:
+    """Raises ValueError for what are no `init_rules` and `init_fresh`.
+
+    Args:
+      rules: as a person wrote them: ordered (pattern of the source's paths, our path or '').
+      fresh: patterns of our paths.
+    """
+    paths.check_rules(rules, "init_rules")
+    for pattern, target in rules:
+        if not isinstance(target, str):
+            raise ValueError(
+                f"init_rules: {target!r}, for {pattern!r}, is no path; '' skips what matches."
+            )
+        groups = re.compile(pattern)
+        for number in re.findall(r"\\(\d+)", target):
+            if int(number) > groups.groups:
+                raise ValueError(
+                    f"init_rules: {target!r} asks for group {number}, and {pattern!r} has "
+                    f"{groups.groups}."
+                )
+    paths.check_rules([(pattern, True) for pattern in fresh], "init_fresh")
 
 
 def _targets(

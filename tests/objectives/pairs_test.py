@@ -314,6 +314,14 @@ def test_the_ring_is_taken_where_a_devices_logits_are_large():
             assert Contrastive().ring_mesh(embeddings)[0] is False
 
 
+def test_a_device_alone_cuts_its_logits_into_blocks_where_they_are_large():
+    for batch, large in ((8192, False), (8193, True)):
+        embeddings = {"valid": jax.ShapeDtypeStruct((batch,), bool)}
+        for mesh in (make_mesh(devices=jax.devices()[:1]), make_mesh(1, 1, 8)):
+            with activations(mesh):
+                assert Contrastive().ring_mesh(embeddings) == (large, mesh)
+
+
 def test_what_cannot_go_round_is_refused():
     with pytest.raises(ValueError, match="comparison='tree' is none of auto, gather, ring"):
         Contrastive(comparison="tree")

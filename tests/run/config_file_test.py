@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mmjax.config import ConfigError
+from mmjax.config import ConfigError, override, to_json
 from mmjax.run.config_file import load
 from mmjax.run.flags import parse_train
 
@@ -15,6 +15,26 @@ def test_a_saved_config_that_is_no_json_is_named(tmp_path):
     with pytest.raises(ConfigError, match=re.escape(f"{file}: ") + ".*line 1 column 12") as raised:
         load(str(file))
     assert "\n" not in str(raised.value)
+
+
+def test_what_runs_through_a_config_still_does_once_it_was_saved(tmp_path):
+    """Unlinked, an override would change the number at the top and nothing that reads it."""
+    config = load("configs/quickstart.py:smoke")
+    (tmp_path / "config.json").write_text(to_json(config))
+    saved = load(str(tmp_path / "config.json"))
+    assert to_json(saved) == to_json(config)
+    for one in (config, saved):
+        for name, text in (
+            ("steps", "7"),
+            ("save_steps", "3"),
+            ("image_size", "48"),
+            ("sequence_length", "12"),
+            ("vocab_size", "300"),
+        ):
+            override(one, name, text)
+    assert saved.rhythm.save_steps == 3
+    assert saved.preprocess.image_size == saved.model.image.image_size == 48
+    assert to_json(saved) == to_json(config)
 
 
 def test_a_saved_config_has_no_variants(tmp_path):

@@ -34,6 +34,20 @@ def test_two_processes_train_and_evaluate_like_one(trainer, lab, alone, tmp_path
     assert pair[1].lines == []  # process 0 alone speaks
 
 
+def test_two_processes_that_share_every_row_train_and_evaluate_like_one(
+    trainer, lab, alone, tmp_path
+):
+    """With layers cut across them both feed the whole batch, of pictures and of texts alone."""
+    pair = trainer.pair(tmp_path, *FLAGS, "--config.mesh.tensor=2")
+    assert [run.wait() for run in pair] == [0, 0], pair[0].err
+    one, two = lab.losses(alone), lab.losses(tmp_path)
+    for step in one:
+        assert two[step] == pytest.approx(one[step], rel=1e-5)
+    found = evaluated(lab, tmp_path)
+    for name, value in evaluated(lab, alone).items():
+        assert found[name] == pytest.approx(value, rel=1e-4), name
+
+
 def test_a_run_goes_on_with_another_number_of_processes(trainer, lab, alone, tmp_path):
     pair = trainer.pair(tmp_path, *FLAGS)
     pair[0].until(lambda: lab.steps(tmp_path) == [2])

@@ -57,6 +57,63 @@ def test_a_refused_resume_leaves_the_config_and_the_first_command_goes_on(tmp_pa
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 5
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"evaluators__retrieval__positives": "group"},
+            r"evaluators\.retrieval: needs batches with 'group', .*eval_data\.fields\.group_from",
+        ),
+        (
+            {"eval_data__fields__label_from": ""},
+            r"evaluators\.zero_shot: needs batches with 'label', .*eval_data\.fields\.label_from",
+        ),
+        (
+            {"evaluators__retrieval__image_words": "('imag',)"},
+            r"evaluators\.retrieval: needs batches with 'imag', .*Correct the word",
+        ),
+        (
+            {"goals__contrastive__objective__image": "('encode_imag', ('image', 'row'))"},
+            r"goals\.contrastive\.objective\.image: TwoTower has no method 'encode_imag'.*"
+            "'encode_image'",
+        ),
+    ],
+)
+def test_what_model_or_data_lack_is_told_before_the_first_step(values, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        train(changed("quickstart", **values), str(tmp_path), Options())
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"init_rules": "(('[', 'x'),)"}, r"init_rules: '\[' is no regular expression"),
+        ({"init_rules": "(('(.*)', r'\\2'),)"}, r"init_rules: .* asks for group 2, .* has 1"),
+        ({"init_rules": "(('(.*)', 3),)"}, r"init_rules: 3, for '\(\.\*\)', is no path"),
+        ({"init_rules": "(('a',),)"}, r"init_rules: \('a',\) is no rule"),
+        ({"init_fresh": "('[',)"}, r"init_fresh: '\[' is no regular expression"),
+    ],
+)
+def test_rules_of_a_warm_start_that_are_none_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        assemble(changed("features", **values))
+
+
+def test_a_pattern_that_leaves_nothing_fresh_is_refused(tmp_path):
+    train(changed("features"), str(tmp_path / "one"), Options())
+    more = {"init_from": str(tmp_path / "one"), "init_fresh": "('misspelt/.*',)"}
+    with pytest.raises(ConfigError, match=r"init_fresh: 'misspelt/\.\*' is the path of no array"):
+        train(changed("features", **more), str(tmp_path / "two"), Options())
+
+
+def test_an_evaluation_later_refuses_what_training_does(tmp_path):
+    train(changed("features"), str(tmp_path), Options())
+    given = [("evaluators.objectives.goals", "('contrastiv',)")]
+    with pytest.raises(ConfigError, match=r"evaluators\.objectives: goals=.* no 'contrastiv'"):
+        evaluate(str(tmp_path), overrides=given)
+
+
 def test_letters_that_the_locale_does_not_know_are_seen_above_the_workdir_too(
     tmp_path, monkeypatch
 ):

@@ -20,12 +20,15 @@ class Recorder:
 
     def __init__(self, asked=None, at_once=False, cut=None):
         self.calls, self.asked, self.slow, self.cut, self.step = [], asked, at_once, cut, 0
+        self.breaks = False
 
     def log(self, step, metrics):
         self.calls.append(("log", step))
 
     def evaluate(self, step, state):
         self.calls.append(("evaluate", step))
+        if self.breaks:
+            raise ValueError("no label")
         return None if step == self.cut else {"score": float(step)}
 
     def save(self, step, state, metrics):
@@ -141,6 +144,22 @@ def test_an_evaluation_cut_short_ends_the_run_with_a_save():
     hooks, _, last = run(8, rhythm, hooks=Recorder(cut=8))
     assert last == 8
     assert hooks.of("save") == [(8, None)]
+
+
+def test_a_last_evaluation_that_fails_costs_no_step():
+    hooks = Recorder()
+    hooks.breaks = True
+    with pytest.raises(ValueError, match="no label"):
+        run(3, hooks=hooks)
+    assert hooks.of("save") == [(3, None)]
+
+
+def test_the_numbers_that_stop_a_run_are_logged_though_no_line_was_due():
+    hooks = Recorder()
+    rhythm = Rhythm(log_steps=100, save_steps=100, max_skipped=2)
+    error = run(9, rhythm, made=lambda step: metrics(step, skipped=step), hooks=hooks)[-1]
+    assert isinstance(error, Failed)
+    assert hooks.of("log") == [1, 2]
 
 
 def test_a_run_whose_workdir_is_taken_saves_nothing():

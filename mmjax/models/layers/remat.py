@@ -30,7 +30,8 @@ def recomputing(
     * 'dots_no_batch' stores what is `kept`: the products with weights, their biases added;
       convolutions too, and what cuDNN's attention returns, which needs no scores. With `scan` a
       small step on a CPU took a quarter less time than with 'none'.
-    * 'offload' keeps the same as 'dots_no_batch', but in the host's memory (TPU, GPU).
+    * 'offload' keeps the products of 'dots_no_batch', but in the host's memory (TPU, GPU); it makes
+      convolutions and attention again.
     * 'full' stores the input of each block alone.
 
     Args:
@@ -91,7 +92,12 @@ def _policy(remat: str) -> Callable[..., Any]:
         "full": policies.nothing_saveable,
         "dots": either(products, _scores),
         "dots_no_batch": products,
-        "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+        "offload": policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=(),
+            names_which_can_be_offloaded=(KEPT,),
+            offload_src="device",
+            offload_dst="pinned_host",
+        ),
     }[remat]
 
 
