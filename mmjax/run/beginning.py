@@ -56,12 +56,12 @@ def check_letters(workdir: str) -> None:
         ) from None
 
 
-def check_source(init_from: str, home: Home) -> None:
+def check_source(init_from: str, begun: bool) -> None:
     """Raises ValueError where a new run is to begin with weights that are not there.
 
     A run that has begun reads nothing from there; at an address it is seen when they are brought.
     """
-    if not init_from or is_address(init_from) or home.begun():
+    if not init_from or is_address(init_from) or begun:
         return
     if not pathlib.Path(init_from).exists():
         raise ValueError(f"init_from={init_from!r}: no such workdir or checkpoint.")

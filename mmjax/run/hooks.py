@@ -194,12 +194,13 @@ class Profile:
     Args:
       text: 'start:stop', or '' for none.
       folder: the workdir.
+      steps: of the run, where it is to be checked that the trace begins within it.
 
     Raises:
       ValueError: text is no two steps in order.
     """
 
-    def __init__(self, text: str, folder: pathlib.Path):
+    def __init__(self, text: str, folder: pathlib.Path, steps: int | None = None):
         self._folder = folder / "profile"
         self._from, self._to = -1, -1
         self._running = False
@@ -210,6 +211,8 @@ class Profile:
                 self._from = self._to = 0
             if not 0 < self._from < self._to:
                 raise ValueError(f"--profile={text}: give two steps as start:stop, e.g. 10:15.")
+            if steps is not None and self._from > steps:
+                raise ValueError(f"--profile={text}: the run ends at step {steps} already.")
 
     def wrap(self, take_step: Callable[..., Any], start: int) -> Callable[..., Any]:
         """The step, with the trace begun and ended around the steps asked for."""

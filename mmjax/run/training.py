@@ -100,8 +100,8 @@ def _run(
     config: ConfigDict, parts: Parts, home: Home, options: Options, said: list[str]
 ) -> dict[str, float]:
     with refusing():
-        check_source(config.init_from, home)
-        profile = Profile(options.profile, home.folder)
+        check_source(config.init_from, home.begun() and not options.overwrite)
+        profile = Profile(options.profile, home.folder, config.steps)
         if not options.require:
             leave_out_tpu()
         cpu.keep_freed_memory()

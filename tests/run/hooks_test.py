@@ -1,10 +1,18 @@
 """A trace is taken of the steps asked for, wherever a run begins and ends."""
 
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+from mmjax.run.config_file import load
 from mmjax.run.hooks import Profile
+from mmjax.run.options import Options
+from mmjax.run.training import train
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture
@@ -117,3 +125,20 @@ def test_without_a_wish_the_step_is_left_as_it_is(asked, tmp_path):
 def test_what_is_no_two_steps_is_refused(tmp_path, text):
     with pytest.raises(ValueError, match=f"--profile={text}: give two steps as start:stop"):
         Profile(text, tmp_path)
+
+
+def test_a_trace_beyond_the_run_is_refused(tmp_path):
+    Profile("2:9", tmp_path, steps=2)
+    with pytest.raises(ValueError, match="--profile=3:9: the run ends at step 2"):
+        Profile("3:9", tmp_path, steps=2)
+
+
+def test_a_first_step_that_is_saved_has_no_speed(tmp_path):
+    """It compiled, and what is said of the time to the end would be of that."""
+    config = load(f"{CONFIGS / 'features'}.py:smoke")
+    assert config.rhythm.save_steps == 1
+    train(config, str(tmp_path), Options())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    speeds = {line["step"]: line.get("step_seconds") for line in lines if line["kind"] == "train"}
+    assert speeds[1] is None
+    assert speeds[2] < 5

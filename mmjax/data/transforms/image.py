@@ -48,6 +48,11 @@ class RandomResizedCrop:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"RandomResizedCrop(size={self.size}): give at least one pixel.")
+        for name in ("scale", "ratio"):
+            if len(getattr(self, name)) != 2:
+                raise ValueError(
+                    f"RandomResizedCrop({name}={getattr(self, name)}): give (least, most)."
+                )
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(
                 f"RandomResizedCrop(scale={self.scale}): give (least, most), 0 < least ≤ most ≤ 1."

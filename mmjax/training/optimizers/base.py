@@ -79,9 +79,16 @@ class Optimizer(abc.ABC):
             raise ValueError(f"clip_norm={self.clip_norm}: above 0, or None for no clipping.")
         if self.mu_dtype not in MU_DTYPES:
             raise ValueError(f"mu_dtype={self.mu_dtype!r} is none of {', '.join(MU_DTYPES)}.")
+        for name in ("rate_rules", "decay_rules"):
+            paths.check_rules(getattr(self, name), name)
         for pattern, value in (*self.rate_rules, *self.decay_rules):
+            if not isinstance(value, int | float):
+                raise ValueError(f"rule ({pattern!r}, {value!r}): a multiplier is a number.")
             if value < 0:
                 raise ValueError(f"rule ({pattern!r}, {value}): a multiplier is at least 0.")
+        for clamp in self.clamps:
+            if not (isinstance(clamp, tuple | list) and len(clamp) == 3):
+                raise ValueError(f"clamps: {clamp!r} is none; write ('pattern', low, high).")
         for pattern, low, high in self.clamps:
             if low is not None and high is not None and low > high:
                 raise ValueError(f"clamp ({pattern!r}, {low}, {high}): low is above high.")
