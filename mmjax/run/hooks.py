@@ -82,7 +82,7 @@ class RunHooks:
         self._publish = publish
         self._peak = peak_flops(jax.devices()[0].device_kind)
         self._first = True
-        self._step = pace.step
+        self.reached = pace.step  # the last step that was looked after
         self.failed_saves = 0
         self.last_problem = ""  # of a checkpoint, in words
         self.last_evaluation: dict[str, float] = {}
@@ -139,10 +139,9 @@ class RunHooks:
             self._progress.note(message)
             self._log.write(step, "event", {"event": "BestNotMeasured", "message": message})
 
-    def poll(self, step: int | None = None) -> None:
-        """Reports saves that ended, and moves the bar; without a step, of the last one."""
-        step = self._step if step is None else step
-        self._step = step
+    def poll(self, step: int) -> None:
+        """Reports saves that ended, and moves the bar."""
+        self.reached = step
         if self._first:
             self._first = False
             self._pace.restart(step)

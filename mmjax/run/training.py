@@ -284,7 +284,7 @@ def _train(
     finally:  # perhaps on this process alone, so nothing here waits for another
         feed.close()
         checkpoints.join()
-        hooks.poll()
+        hooks.poll(hooks.reached)
         log.close()
         progress.close()
     _check_saved(checkpoints, hooks, start, step)
