@@ -1,4 +1,4 @@
-"""Dense layers: laid out as the platform multiplies fastest, cut by FSDP, biases summed exactly."""
+"""Dense layers: as the platform multiplies fastest, cut by FSDP, biases summed in float32."""
 
 import functools
 from typing import Any
