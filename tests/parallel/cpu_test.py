@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -53,6 +54,22 @@ for _ in range(2):
 print(json.dumps({"done": done, "faults": faults}))
 """
 
+# Writes to 64 MiB that nobody had before, in pieces as a step's arrays come.
+FRESH = """
+import ctypes, json, resource
+from mmjax.parallel.cpu import keep_freed_memory
+
+done = keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(16):
+    ctypes.memset(libc.malloc(1 << 22), 1, 1 << 22)
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"done": done, "faults": faults, "resident_mib": resident >> 10}))
+"""
+
 
 def count(how: str, program: str = COUNT) -> dict:
     alone = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "MMJAX_PROCESSES")}
@@ -98,3 +115,14 @@ def test_it_is_for_one_cpu_in_one_process_alone(monkeypatch, variables, expected
         cpu.jax.config.jax_platforms = "cuda,cpu"
         assert not cpu.one_cpu()
     assert (jax.config.jax_num_cpu_devices, jax.config.jax_platforms) == (devices, platforms)
+
+
+def test_fresh_memory_comes_in_huge_pages_where_the_kernel_gives_them():
+    fresh = count("keep", FRESH)
+    assert fresh["done"]
+    given = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if given.exists() and "[never]" not in given.read_text():
+        assert fresh["faults"] < 1_000  # 16,384 pages of 4 KiB
+    else:
+        assert fresh["faults"] > 10_000
+    assert fresh["resident_mib"] < 1_000  # addresses were asked for, not memory
