@@ -64,7 +64,7 @@ def _body(run: Run) -> str:
     ]
     made = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     return (
-        f"{header}{_notes(run.notes)}{''.join(parts)}"
+        f"{header}{_notice('Ended', [run.ended])}{_notice('Notes', run.notes)}{''.join(parts)}"
         f"<footer>Made by mmjax from the files of this run, {text(made)}.</footer>"
     )
 
@@ -96,11 +96,11 @@ def _header(run: Run) -> str:
     return f'<h1>{text(run.name)}</h1><p class="lead">{text(" · ".join(facts))}</p>'
 
 
-def _notes(notes: list[str]) -> str:
-    if not notes:
+def _notice(title: str, lines: list[str]) -> str:
+    if not any(lines):
         return ""
-    items = "".join(f"<li>{text(note)}</li>" for note in notes)
-    return f'<div class="warn">Notes<ul>{items}</ul></div>'
+    items = "".join(f"<li>{text(line)}</li>" for line in lines)
+    return f'<div class="warn">{title}<ul>{items}</ul></div>'
 
 
 def _events(run: Run) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 RESULTS = ".results.json"  # end of the name of a file for others, which the report leaves alone
 NOT_FINITE = ("nan", "inf", "-inf")  # how the log writes them, since JSON has no word for them
+ENDED = "ended"  # the event of a run that ended before its last step; its message says why
 Series = dict[str, list[tuple[int, float]]]
 
 
@@ -25,6 +26,7 @@ class Run:
       events: rows of kind 'event', in order.
       artifacts: {evaluator: its newest artifact}.
       notes: what is missing or damaged, for people.
+      ended: why the run ended before its last step, '' where it did not or has gone on since.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Run:
     events: list[dict[str, Any]]
     artifacts: dict[str, dict[str, Any]]
     notes: list[str]
+    ended: str = ""
 
     def last_step(self) -> int:
         """The newest step that anything was logged for; 0 where nothing was."""
@@ -47,7 +50,7 @@ def read_run(workdir: pathlib.Path) -> Run:
     notes: list[str] = []
     config = _object(workdir / "config.json", notes)
     environment = _object(workdir / "environment.json", notes)
-    rows, events = _metrics(workdir, notes)
+    rows, events, ended = _metrics(workdir, notes)
     return Run(
         name=workdir.resolve().name,
         config=config,
@@ -57,6 +60,7 @@ def read_run(workdir: pathlib.Path) -> Run:
         events=events,
         artifacts=_artifacts(workdir / "evaluations", notes),
         notes=notes,
+        ended=ended,
     )
 
 
@@ -81,12 +85,15 @@ def _object(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
 
 def _metrics(
     workdir: pathlib.Path, notes: list[str]
-) -> tuple[dict[str, dict[int, dict[str, Any]]], list[dict[str, Any]]]:
-    """{kind: {step: row}} and the events; a step that was run again after a crash counts last."""
+) -> tuple[dict[str, dict[int, dict[str, Any]]], list[dict[str, Any]], str]:
+    """{kind: {step: row}}, the events, and `Run.ended`.
+
+    A step that was run again after a crash counts last.
+    """
     rows: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "evaluate": {}}
     events: list[dict[str, Any]] = []
     damaged = []
-    torn = False
+    torn, ended = False, ""
     try:
         for count, line in enumerate(_lines(workdir), start=1):
             torn = False
@@ -103,11 +110,14 @@ def _metrics(
                 continue
             if kind == "event":
                 events.append(row)
+                if row.get("event") == ENDED:
+                    ended = str(row.get("message", ""))
             elif kind in rows:
+                ended = ""
                 rows[kind].setdefault(int(step), {}).update(row)
     except FileNotFoundError:
         notes.append("metrics.jsonl is missing, so there are no curves.")
-        return rows, events
+        return rows, events, ended
     except OSError as error:
         notes.append(f"metrics.jsonl could not be read to its end: {type(error).__name__}.")
     if torn:
@@ -119,7 +129,7 @@ def _metrics(
         )
     if not rows["train"] and not rows["evaluate"]:
         notes.append("metrics.jsonl holds no numbers yet.")
-    return rows, events
+    return rows, events, ended
 
 
 def _lines(workdir: pathlib.Path) -> Iterator[str]:

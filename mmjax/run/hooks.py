@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from mmjax.config import nearest
 from mmjax.data.device import flags_to_devices
 from mmjax.data.sources.base import CAUSES
+from mmjax.evaluation.report_read import ENDED
 from mmjax.parallel import hosts
 from mmjax.parallel.watchdog import Watch
 from mmjax.run.evaluating import Interrupted
@@ -156,6 +157,12 @@ class RunHooks:
             name = type(event).__name__
             self._progress.note(event.message)
             self._log.write(step, "event", {"event": name, "message": event.message})
+
+    def ended_by(self, error: BaseException) -> None:
+        """Keeps why the run ends before its last step, for the report."""
+        message = " ".join(str(error).split()) or type(error).__name__
+        ended = {"event": ENDED, "error": type(error).__name__, "message": message}
+        self._log.write(self.reached, "event", ended)
 
     def stop_word(self) -> Any:
         """One flag a local device, on the devices; the step sums them."""

@@ -281,16 +281,20 @@ def _train(
         )
         with watch.saving(step):
             checkpoints.wait()
+        hooks.poll(hooks.reached)
+        _check_saved(checkpoints, hooks, start, step)
+        # Where another process got the signal, this one stops by its word.
+        if step < config.steps or hooks.cut_short:
+            raise Stopped(stop.signal or signal.SIGTERM, step, last=step == config.steps)
+    except BaseException as error:
+        hooks.ended_by(error)
+        raise
     finally:  # perhaps on this process alone, so nothing here waits for another
         feed.close()
         checkpoints.join()
         hooks.poll(hooks.reached)
         log.close()
         progress.close()
-    _check_saved(checkpoints, hooks, start, step)
-    # Where another process got the signal, this one stops by its word.
-    if step < config.steps or hooks.cut_short:
-        raise Stopped(stop.signal or signal.SIGTERM, step, last=step == config.steps)
     if hooks.last_evaluation:
         say(f"step {step}:\n{print_numbers(hooks.last_evaluation)}")
     return hooks.last_evaluation

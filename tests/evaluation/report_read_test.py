@@ -33,6 +33,18 @@ def test_a_step_that_was_run_again_counts_with_its_last_values(tmp_path):
     assert read_run(tmp_path).train["loss"] == [(5, 1.0), (6, 9.0)]
 
 
+def test_why_a_run_ended_is_told_until_it_goes_on(tmp_path):
+    lines = [
+        '{"step": 5, "kind": "train", "loss": 9}',
+        '{"step": 6, "kind": "event", "event": "ended", "message": "stopped at step 6."}',
+        '{"step": 6, "kind": "event", "event": "saved", "saved_step": 6}',
+    ]
+    write(tmp_path, *lines)
+    assert read_run(tmp_path).ended == "stopped at step 6."
+    write(tmp_path, *lines, '{"step": 6, "kind": "evaluate", "retrieval/R@1": 0.5}')
+    assert read_run(tmp_path).ended == ""
+
+
 def test_values_that_are_not_finite_are_counted_not_drawn(tmp_path):
     write(
         tmp_path,

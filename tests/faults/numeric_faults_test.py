@@ -148,6 +148,7 @@ def test_k_in_a_row_end_the_run_and_keep_the_last_good_step(trainer, lab, config
     (line,) = run.lines
     assert line.startswith("error: step 8: loss or gradient was not finite 4 times in a row;")
     assert "Traceback" not in run.err
+    assert "<li>step 8: loss or gradient was" in (tmp_path / "report.html").read_text()
     assert lab.steps(tmp_path) == [3, 6]
     assert all(finite(lab.state(tmp_path, step)) for step in (3, 6))
     assert int(lab.state(tmp_path, 6)["counters/skipped"]) == 2

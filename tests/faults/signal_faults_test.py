@@ -32,8 +32,11 @@ def test_one_process_saves_and_goes_on_to_the_same_end(trainer, lab, undisturbed
     assert 5 < stopped < 24
     assert f"{number.name}: finishing this step, saving, then leaving." in run.err
     assert not (tmp_path / "lock.json").exists()
+    told = f"Ended<ul><li>{run.lines[-1]}"
+    assert told in (tmp_path / "report.html").read_text()
     again = trainer.finish(tmp_path)
     assert again.resumed_from() == stopped
+    assert "Ended<ul>" not in (tmp_path / "report.html").read_text()
     lab.assert_same(lab.state(tmp_path), lab.state(undisturbed))
     made, wanted = lab.losses(tmp_path), lab.losses(undisturbed)
     assert made == wanted  # no step was lost, none was made twice
