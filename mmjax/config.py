@@ -10,6 +10,7 @@ import functools
 import importlib
 import inspect
 import json
+import math
 import re
 import sys
 import types
@@ -262,6 +263,8 @@ def _build(config: Any, allow: Sequence[str], path: str) -> Any:
     if isinstance(config, list | tuple):
         return tuple(_build(item, allow, f"{path}[{n}]") for n, item in enumerate(config))
     if not isinstance(config, ConfigDict | Mapping):
+        if isinstance(config, float) and math.isnan(config):
+            raise ConfigError(f"{path}: nan stands for no number; give one.")
         return config
     fields = {
         name: _build(config[name], allow, f"{path}.{name}" if path else str(name))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import sys
 
@@ -218,6 +219,12 @@ def test_a_target_that_refuses_its_arguments_is_named():
 
 def refuse(size: int) -> int:
     raise ValueError(f"size={size} is wrong.")
+
+
+def test_nan_is_no_value_wherever_it_stands():
+    config = ConfigDict({"goals": {"a": {"weights": (1.0, math.nan)}}})
+    with pytest.raises(ConfigError, match=r"^goals\.a\.weights\[1\]: nan stands for no number"):
+        build(config)
 
 
 def test_an_error_of_a_target_names_the_key_that_it_stands_at():

@@ -301,6 +301,9 @@ def _make(folder: pathlib.Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(f"{folder} is a file; choose another --workdir.") from None
+    except OSError as error:
+        told = f"{folder} cannot be made: {error.strerror}; choose another --workdir."
+        raise type(error)(told) from None
 
 
 def _move_away(folder: pathlib.Path) -> None:

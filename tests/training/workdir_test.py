@@ -171,6 +171,11 @@ def test_both_flags_and_a_file_as_workdir_are_refused(tmp_path: pathlib.Path) ->
         workdir.locked(tmp_path / "file"),
     ):
         pass
+    with (
+        pytest.raises(ValueError, match="cannot be made: Not a directory; choose another --workdir"),
+        workdir.locked(tmp_path / "file" / "run"),
+    ):
+        pass
 
 
 def test_what_a_refused_start_has_left_is_no_run(tmp_path: pathlib.Path) -> None:
