@@ -94,9 +94,7 @@ class RunHooks:
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """One line of numbers."""
-        if self._first:  # the step before compiled: no time of it is one of a step
-            self._first = False
-            self._pace.restart(step)
+        self._leave_out_compile(step)
         line = {k: v for k, v in metrics.items() if not k.startswith("counters/") and k != "stop"}
         bad = np.asarray(metrics["counters/bad_samples"])
         line["samples"] = samples_seen(metrics["counters/samples"])
@@ -143,9 +141,7 @@ class RunHooks:
     def poll(self, step: int) -> None:
         """Reports saves that ended, and moves the bar."""
         self.reached = step
-        if self._first:
-            self._first = False
-            self._pace.restart(step)
+        self._leave_out_compile(step)
         self._progress.advance(step)
         for event in self._checkpoints.poll():
             if isinstance(event, Saved):
@@ -183,6 +179,11 @@ class RunHooks:
                 slow = min(self._step_seconds[1:]) > _SLOW_SECONDS
                 self._at_once = hosts.broadcast_bytes(b"slow" if slow else b"") == b"slow"
         return bool(self._at_once)
+
+    def _leave_out_compile(self, step: int) -> None:
+        if self._first:  # the step before compiled: no time of it is one of a step
+            self._first = False
+            self._pace.restart(step)
 
     def _lock_is_lost(self) -> bool:
         try:
