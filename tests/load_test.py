@@ -176,6 +176,10 @@ def test_classes_need_names(whole):
     for labels in ([], "cat"):
         with pytest.raises(ValueError, match="at least one"):
             loaded.classify(images_of(theirs)[0], labels)
+    with pytest.raises(ValueError, match="'cat' is there twice"):
+        loaded.classify(images_of(theirs)[0], ["cat", "dog", "cat"])
+    made = loaded.classify(images_of(theirs)[0], np.asarray(["cat", "dog"]))
+    assert set(made[0]) == {"cat", "dog"}
 
 
 def test_a_source_that_is_nothing_is_one_clear_error(tmp_path):

@@ -1,5 +1,6 @@
 """A model of ours as a folder that Hugging Face, open_clip or big_vision load."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -13,8 +14,9 @@ from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from mmjax.interop import processing
 from mmjax.interop.family import Family, compare
 from mmjax.interop.loaded import Loaded
+from mmjax.interop.lost import ALLOWED, check_preprocessing
 from mmjax.interop.rows import write
-from mmjax.interop.sources import MODEL_TYPES, OPEN_CLIP, family_named
+from mmjax.interop.sources import MODEL_TYPES, OPEN_CLIP, TIMM, family_named
 from mmjax.interop.tensors import Arrays, WeightsError, save_safetensors
 from mmjax.interop.tokenizer_files import Save, json_file, tokenizer_files
 
@@ -23,7 +25,7 @@ __all__ = ["ALLOWED", "FORMATS", "export_weights", "published"]
 LABELS = ("id2label", "label2id")  # names, which our model does not know
 # Endings of what a config says of training alone, which our model does not know.
 TRAINING = ("dropout", "dropout_prob", "logit_scale_init_value")
-ALLOWED = ("text_cleaning",)  # what may be left out on request
+OURS_ALONE = "add_pooling_layer"  # an argument of their classes, which a config has on reading
 # Names of every file that an export writes into a folder.
 WRITTEN = (
     "config.json",
@@ -66,10 +68,11 @@ def export_weights(
     Args:
       loaded: of `mmjax.load`.
       out: a folder that is not there yet, or is empty; for 'big_vision' a file.
-      form: 'hf', 'open_clip' or 'big_vision'.
+      form: 'hf', 'open_clip', 'big_vision' or, of a ResNet, 'timm'.
       overwrite: replace what an export wrote there before.
       allow: what may be lost: 'text_cleaning', where the other library cleans texts otherwise. Then
-        texts with HTML entities or wrongly decoded letters get other tokens there.
+        texts with HTML entities or wrongly decoded letters get other tokens there. 'crop_rounding',
+        where it cuts out a picture's centre a pixel beside ours.
 
     Returns:
       The names of the files.
@@ -146,8 +149,15 @@ def _aside(loaded: Loaded, family: Family) -> Mapping[str, np.ndarray]:
 
 
 def published(loaded: Loaded, family: Family) -> Arrays:
-    """A model's arrays under a family's names."""
-    return Arrays(_arrays(loaded, family), loaded.origin.source)
+    """A model's arrays under a family's names.
+
+    Raises:
+      WeightsError: the family has no place for such a model.
+    """
+    try:
+        return Arrays(_arrays(loaded, family), loaded.origin.source)
+    except OTHER_KIND:
+        raise WeightsError(f"{family.name} has no place for a {_told(loaded.model)}.") from None
 
 
 def _hf(loaded: Loaded, out: pathlib.Path, allow: tuple[str, ...]) -> dict[str, Save]:
@@ -157,16 +167,19 @@ def _hf(loaded: Loaded, out: pathlib.Path, allow: tuple[str, ...]) -> dict[str, 
         config = _under(loaded.origin.config, config)
     arrays = _arrays(loaded, family)
     config = _of_type(config, arrays)
+    config.pop(OURS_ALONE, None)  # their classes take it from there, over what they are told
     made = {
         "config.json": json_file(config),
         "model.safetensors": lambda path: save_safetensors(path, arrays),
     }
+    pictures = None
     if "image" not in loaded.missing and model_type in PROCESSORS:
         picture = processing.to_hf(loaded.contract, PROCESSORS[model_type])
+        pictures = processing.from_hf(picture, "the export", model_type)
         if model_type in PROCESSOR_CLASSES:
             picture["processor_class"] = PROCESSOR_CLASSES[model_type]
         made["preprocessor_config.json"] = json_file(picture)
-    _check_cleaning(loaded, ("none", "siglip"), allow)
+    check_preprocessing(loaded, pictures, ("none", "siglip"), allow)
     return {**made, **tokenizer_files(loaded, PROCESSOR_CLASSES.get(model_type))}
 
 
@@ -183,14 +196,67 @@ def _hf_family(loaded: Loaded) -> tuple[str, Family, dict[str, Any]]:
             return kind, family, family.expressed(loaded.model)
         except WeightsError as error:
             reasons.append(str(error))
-        except (AttributeError, TypeError, StopIteration, KeyError):
-            reasons.append(f"the format {family.name} is of another kind of model.")
+        except OTHER_KIND:
+            continue
+    if not reasons:
+        raise _other_kind(loaded, "hf")
+    raise WeightsError(min(reasons, key=lambda reason: (reason.count(";"), len(reason))))
 
-    def distance(reason: str) -> tuple[bool, int, int]:
-        other = reason.endswith("is of another kind of model.")  # which says least
-        return other, reason.count(";"), len(reason)
 
-    raise WeightsError(min(reasons, key=distance))
+# What a family's own code makes of a model that has other parts than it asks for.
+OTHER_KIND = (AttributeError, TypeError, StopIteration, KeyError)
+
+
+def _other_kind(loaded: Loaded, form: str) -> WeightsError:
+    """The error that names the model's parts and the formats that have a place for them."""
+    others = [name for name in FORMATS if name != form and _has_place(loaded, name)]
+    instead = f"; --format={' or '.join(others)} can" if others else ""
+    return WeightsError(f"the format {form} cannot express a {_told(loaded.model)}{instead}.")
+
+
+def _told(model: Any) -> str:
+    """A model's class and those of its towers."""
+    towers = ((name, getattr(model, name, None)) for name in ("image", "text"))
+    parts = [
+        f"{name}={type(one).__name__}" for name, one in towers if dataclasses.is_dataclass(one)
+    ]
+    return type(model).__name__ + (f"({', '.join(parts)})" if parts else "")
+
+
+def _has_place(loaded: Loaded, form: str) -> bool:
+    kinds = {"hf": tuple(MODEL_TYPES.values()), "timm": (TIMM,)}.get(form, (form,))
+    for kind in kinds:
+        try:
+            family_named(kind).expressed(loaded.model)
+        except (WeightsError, *OTHER_KIND):
+            continue
+        return True
+    return False
+
+
+def _timm(loaded: Loaded, out: pathlib.Path, allow: tuple[str, ...]) -> dict[str, Save]:
+    del out
+    family = family_named(TIMM)
+    try:
+        config = family.expressed(loaded.model)
+    except OTHER_KIND:
+        raise _other_kind(loaded, "timm") from None
+    if "image" not in loaded.missing:
+        known = {"num_classes": config["num_classes"], "first_conv": "conv1", "classifier": "fc"}
+        made = {**known, **processing.to_timm(loaded.contract)}
+        pictures = processing.from_timm(made, "the export")
+        check_preprocessing(loaded, pictures, (loaded.contract.text_cleaning,), allow)
+        theirs = loaded.origin.config.get("pretrained_cfg") or {}
+        # Several shares of a picture mean the same at one size; theirs stays.
+        same = theirs and processing.from_timm(theirs, "the source") == pictures
+        config["pretrained_cfg"] = {**made, **theirs} if same else made
+    if loaded.origin.family == family.name:
+        config = _under(loaded.origin.config, config)
+    arrays = _arrays(loaded, family)
+    return {
+        "config.json": json_file(config),
+        "model.safetensors": lambda path: save_safetensors(path, arrays),
+    }
 
 
 def _under(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,24 +295,27 @@ def _open_clip(loaded: Loaded, out: pathlib.Path, allow: tuple[str, ...]) -> dic
         config = family.expressed(loaded.model)
     except WeightsError as error:
         raise WeightsError(f"{error} Of open_clip its CLIP is built, not CustomTextCLIP.") from None
-    except (AttributeError, TypeError, StopIteration) as error:
-        raise WeightsError(f"the format open_clip is of another kind of model: {error}") from None
+    except OTHER_KIND:
+        raise _other_kind(loaded, "open_clip") from None
     if loaded.tokenizer is not None and not isinstance(loaded.tokenizer, HuggingFaceTokenizer):
         raise WeightsError(
             "the format open_clip cannot express this model: its tokenizer is of SentencePiece, "
             "not a tokenizer.json."
         )
-    _check_cleaning(loaded, ("clip",), allow)
     if loaded.origin.family == family.name:
         config = _under(loaded.origin.config, config)
+    pictures = None
     if "image" not in loaded.missing:
-        config["preprocess_cfg"] = processing.to_open_clip(loaded.contract)
+        picture = config["preprocess_cfg"] = processing.to_open_clip(loaded.contract)
+        size = loaded.contract.image_size
+        pictures = processing.from_open_clip(picture, size, "the export")
+    check_preprocessing(loaded, pictures, ("clip",), allow)
     arrays = _arrays(loaded, family)
     made = {
         OPEN_CLIP: json_file(config),
         "open_clip_model.safetensors": lambda path: save_safetensors(path, arrays),
     }
-    return {**made, **tokenizer_files(loaded, None)}
+    return {**made, **tokenizer_files(loaded, None, own_padding=True)}
 
 
 def _big_vision(loaded: Loaded, out: pathlib.Path, allow: tuple[str, ...]) -> dict[str, Save]:
@@ -254,8 +323,8 @@ def _big_vision(loaded: Loaded, out: pathlib.Path, allow: tuple[str, ...]) -> di
     family = family_named("big_vision")
     try:
         family.expressed(loaded.model)
-    except (AttributeError, TypeError, StopIteration) as error:
-        raise WeightsError(f"the format big_vision is of another kind of model: {error}") from None
+    except OTHER_KIND:
+        raise _other_kind(loaded, "big_vision") from None
     arrays = _arrays(loaded, family)
 
     def save(path: pathlib.Path) -> None:
@@ -269,16 +338,5 @@ FORMATS: dict[str, Callable[[Loaded, pathlib.Path, tuple[str, ...]], dict[str, S
     "hf": _hf,
     "open_clip": _open_clip,
     "big_vision": _big_vision,
+    "timm": _timm,
 }
-
-
-def _check_cleaning(loaded: Loaded, does: tuple[str, ...], allow: tuple[str, ...]) -> None:
-    """Raises WeightsError where the library cleans texts otherwise than the model's contract."""
-    cleaning = loaded.contract.text_cleaning
-    if loaded.tokenizer is None or cleaning in does or "text_cleaning" in allow:
-        return
-    raise WeightsError(
-        f"the format cannot express preprocess.text_cleaning={cleaning!r}: the library that reads "
-        f"it does {' or '.join(map(repr, does))}. --allow=text_cleaning writes it all the same; "
-        "then texts with HTML entities or wrongly decoded letters get other tokens there."
-    )

@@ -7,7 +7,7 @@ import io
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -153,7 +153,7 @@ class Loaded:
     def classify(
         self,
         images: Picture | Sequence[Picture],
-        labels: Sequence[str],
+        labels: Iterable[str],
         templates: Sequence[str] = ("a photo of a {}.",),
     ) -> list[dict[str, float]]:
         """For each picture {label: probability}, the likeliest first.
@@ -168,8 +168,13 @@ class Loaded:
         """
         self._need("classify", "image")
         check(tuple(templates))
-        if not labels or isinstance(labels, str):
+        named = [] if isinstance(labels, str) else list(labels)
+        if not named:
             raise ValueError(f"labels={labels!r}: give the names of the classes, at least one.")
+        if len(set(named)) < len(named):
+            twice = next(label for n, label in enumerate(named) if label in named[:n])
+            raise ValueError(f"labels: {twice!r} is there twice; give each class once.")
+        labels = named
         texts = [fill(template, label) for label in labels for template in templates]
         encoded = self.encode_text(texts).reshape(len(labels), len(templates), -1)
         classes = unit(encoded.mean(axis=1))  # [classes, templates, dim] -> [classes, dim]
@@ -208,7 +213,7 @@ class Loaded:
         if self.tokenizer is None:
             raise WeightsError(self._lack("text"))
         made = []
-        for text in [texts] if isinstance(texts, str) else texts:
+        for text in [texts] if isinstance(texts, str | bytes) else texts:
             if not isinstance(text, str):
                 raise TypeError(f"a text is a str, not {type(text).__name__}.")
             try:

@@ -7,7 +7,7 @@ from typing import Any
 from mmjax.interop.tensors import WeightsError
 from mmjax.preprocess import CLIP_MEAN, CLIP_STD, Contract
 
-__all__ = ["from_hf", "from_open_clip", "from_timm", "to_hf", "to_open_clip"]
+__all__ = ["from_hf", "from_open_clip", "from_timm", "to_hf", "to_open_clip", "to_timm"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Pillow's numbers of its filters, which preprocessor_config.json holds.
@@ -90,7 +90,7 @@ def from_hf(processor: Mapping[str, Any], where: str, model_type: str = "") -> d
             "would be padded."
         )
     cut = form == "shortest" or image_size != size
-    mean, std = _scaling(given)
+    mean, std = _scaling(given, model_type)
     return {
         "image_size": image_size,
         "resize": form,
@@ -113,7 +113,9 @@ def _size(size: Any, by_shortest: bool, where: str) -> tuple[str, int]:
     raise WeightsError(f"{where}: a size of {size} is not built; squares and shortest edges are.")
 
 
-def _scaling(given: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _scaling(
+    given: Mapping[str, Any], model_type: str = ""
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) of values in 0...1, with another scale or offset folded in."""
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if given.get("do_normalize", True):
@@ -125,9 +127,9 @@ def _scaling(given: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, 
     if abs(factor - 1) > 1e-9 or offset:  # f · x - offset, then (… - mean) ÷ std
         mean = tuple((m + offset) / factor for m in mean)
         std = tuple(s / factor for s in std)
-    if given.get("include_top", False) and str(given.get("image_processor_type", "")).startswith(
-        "EfficientNet"
-    ):  # divided by std once more, about a mean of 0
+    named = str(given.get("image_processor_type", ""))
+    twice = named.startswith("EfficientNet") or (not named and model_type == "align")
+    if given.get("include_top", False) and twice:  # divided by std once more, about a mean of 0
         divisor = _three(given.get("image_std"), CLIP_STD)
         std = tuple(s * d for s, d in zip(std, divisor, strict=True))
     return mean, std
@@ -146,7 +148,7 @@ def to_hf(contract: Contract, kind: str) -> dict[str, Any]:
     Args:
       contract: ours.
       kind: name of the processor's class, e.g. 'CLIPImageProcessor'. What it cuts begins by its
-        own rounding, up to a pixel beside a contract whose crop_rounding is 'even'.
+        own rounding, crop_rounding='down'.
 
     Raises:
       WeightsError: the format cannot express it.
@@ -245,6 +247,30 @@ def from_timm(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         "interpolation": config.get("interpolation", "bilinear"),
         "mean": _three(config.get("mean"), IMAGENET_MEAN),
         "std": _three(config.get("std"), IMAGENET_STD),
+    }
+
+
+def to_timm(contract: Contract) -> dict[str, Any]:
+    """The picture's part of a 'pretrained_cfg' of our contract.
+
+    Raises:
+      WeightsError: the format cannot express it.
+    """
+    if contract.resize not in ("shortest", "squash"):
+        raise WeightsError(f"resize={contract.resize!r} has no counterpart in a pretrained_cfg.")
+    size = contract.image_size
+    wanted = contract.resize_size or size
+    share = size / wanted
+    if math.floor(size / share) != wanted:  # as timm reads it back
+        share = size / (wanted + 0.5)
+    return {
+        "input_size": [3, size, size],
+        "fixed_input_size": False,
+        "interpolation": contract.interpolation,
+        "crop_pct": share,
+        "crop_mode": "center" if contract.resize == "shortest" else "squash",
+        "mean": list(contract.mean),
+        "std": list(contract.std),
     }
 
 

@@ -93,7 +93,10 @@ def _library(name: str) -> Any:
             f"the reference needs torch and {name}, which are not installed; give a stored "
             "fixture's folder, or run this where they are."
         )
-    return importlib.import_module(name)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:  # of something that it needs itself
+        raise WeightsError(f"the reference {name} cannot be imported: {error}.") from None
 
 
 def _transformers(folder: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -34,7 +34,11 @@ TIMM = "resnet"  # the family of a config.json as timm writes it, with the key
 TIMM_FILE = "architecture"
 OPEN_CLIP = "open_clip_config.json"
 HF_WEIGHTS = ("model.safetensors",)
-OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
+OPEN_CLIP_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "model.safetensors",
+)
 WEIGHTS = (".safetensors", *PICKLES)  # endings of weights in a folder of somebody else's
 MOST = 1 << 13  # pixels of a side
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
@@ -45,6 +49,7 @@ TOKENIZERS = {
     "chinese_clip": "BertTokenizer",
     "clip": "CLIPTokenizer",
     "siglip": "SiglipTokenizer",
+    "siglip2": "Siglip2Tokenizer",
 }
 
 
@@ -125,10 +130,9 @@ def _understood(name: str) -> Iterator[None]:
 
 def _from_folder(name: str, folder: pathlib.Path) -> Source:
     model_type = _model_type(folder)
-    is_hf = model_type is not None and not (
-        (folder / OPEN_CLIP).is_file() and not _has_hf_weights(folder)
-    )
-    if is_hf:
+    # A repository that serves both libraries holds timm's config of the picture tower alone.
+    of_open_clip = model_type == TIMM or not _has_hf_weights(folder)
+    if model_type is not None and not ((folder / OPEN_CLIP).is_file() and of_open_clip):
         return _from_hf(name, folder, model_type)
     if (folder / OPEN_CLIP).is_file():
         return _from_open_clip(name, folder)
@@ -174,6 +178,12 @@ def _contract(source: Source, model: Any) -> Contract:
         fields["sequence_length"] = text.length
     words = source.words
     if words is not None:
+        most = getattr(text, "vocab_size", None)
+        if most is not None and words.tokenizer.vocab_size > most:
+            raise WeightsError(
+                f"{source.name}: its {words.file} has token numbers up to "
+                f"{words.tokenizer.vocab_size - 1} and its model's table {most} rows."
+            )
         pad = words.tokenizer.pad_id
         fields |= {
             "tokenizer": words.tokenizer.fingerprint(),
@@ -275,7 +285,9 @@ def _from_open_clip(name: str, folder: pathlib.Path) -> Source:
     config = _json(folder / OPEN_CLIP)
     if not isinstance(config.get("model_cfg"), dict):
         raise WeightsError(f"{folder / OPEN_CLIP} holds no model_cfg.")
-    tensors = open_safetensors(folder, OPEN_CLIP_WEIGHTS)
+    # Beside timm's config a model.safetensors is timm's too.
+    shared = _model_type(folder) == TIMM
+    tensors = open_safetensors(folder, OPEN_CLIP_WEIGHTS[:-1] if shared else OPEN_CLIP_WEIGHTS)
     family = family_named("open_clip")
     size = config["model_cfg"].get("vision_cfg", {}).get("image_size", 224)
     size = size if isinstance(size, int) else size[0]

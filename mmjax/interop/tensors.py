@@ -202,6 +202,8 @@ def open_safetensors(folder: pathlib.Path, single: tuple[str, ...]) -> Safetenso
         files = sorted({str(file) for file in places.values()})
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise WeightsError(f"{folder / INDEX}: no index of shards: {line(error)}.") from None
+    if not files:
+        raise WeightsError(f"{folder / INDEX}: its weight_map names no shard.")
     for file in files:
         if not re.fullmatch(r"[\w.-]+\.safetensors", file):
             raise WeightsError(f"{folder / INDEX}: {file!r} is no name of a shard.")

@@ -9,6 +9,7 @@ import tokenizers
 from tokenizers import normalizers
 
 from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer
+from mmjax.interop.errors import WeightsError
 from mmjax.interop.loaded import Loaded
 
 __all__ = ["Save", "json_file", "tokenizer_files"]
@@ -22,12 +23,18 @@ def json_file(value: Mapping[str, Any]) -> Save:
     return lambda path: path.write_text(content, encoding="utf-8") and None
 
 
-def tokenizer_files(loaded: Loaded, processor: str | None) -> dict[str, Save]:
+def tokenizer_files(
+    loaded: Loaded, processor: str | None, own_padding: bool = False
+) -> dict[str, Save]:
     """{name: what saves it} of a model's tokenizer, with the tokens that stand round a text in it.
 
     Args:
       loaded: the model.
       processor: class that its folder names for pictures and texts together, or None.
+      own_padding: whether who reads it fills texts up without asking the tokenizer.
+
+    Raises:
+      WeightsError: the model sees the token that fills texts up, which is no special one.
     """
     tokenizer, contract = loaded.tokenizer, loaded.contract
     if tokenizer is None:
@@ -42,17 +49,41 @@ def tokenizer_files(loaded: Loaded, processor: str | None) -> dict[str, Save]:
     settings: dict[str, Any] = {
         role: names[number] for role, number in wanted.items() if number in names
     }
+    text = getattr(loaded.model, "text", loaded.model)
+    seen = getattr(text, "sees_padding", False)
+    if "pad_token" not in settings and tokenizer.eos_id in names and not seen:
+        settings["pad_token"] = names[tokenizer.eos_id]  # any will do, and a letter would not
+    if "pad_token" not in settings and seen and not own_padding:
+        raise WeightsError(
+            f"the format cannot express preprocess.pad_id={contract.pad_id}: it is none of the "
+            f"tokenizer's special tokens {', '.join(names.values()) or '(it has none)'}."
+        )
     settings |= {"model_max_length": contract.sequence_length, "padding_side": "right"}
+    if seen:  # a processor that made a mask would have padding left out
+        settings["model_input_names"] = ["input_ids"]
     if processor:
         settings["processor_class"] = processor
     if not isinstance(tokenizer, HuggingFaceTokenizer):
         settings["tokenizer_class"] = "SiglipTokenizer" if cleaning == "siglip" else "T5Tokenizer"
         return {"tokenizer_config.json": json_file(settings), "spiece.model": tokenizer.save}
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings |= _letters(tokenizer)
     content = _framed(tokenizer, contract.bos, contract.eos, cleaning in ("lower", "clip"))
     return {
         "tokenizer_config.json": json_file(settings),
         "tokenizer.json": lambda path: path.write_text(content, encoding="utf-8") and None,
+    }
+
+
+def _letters(tokenizer: HuggingFaceTokenizer) -> dict[str, bool | None]:
+    """What BERT's own class asks for of the treatment of letters, though the file says it too."""
+    told = json.loads(tokenizer.content()).get("normalizer") or {}
+    if told.get("type") != "BertNormalizer":
+        return {}
+    return {
+        "do_lower_case": told["lowercase"],
+        "strip_accents": told["strip_accents"],
+        "tokenize_chinese_chars": told["handle_chinese_chars"],
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
+from tokenizers import normalizers
 
 from mmjax.data.tokenizers.base import Tokenizer, read_whole
 from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer, guarded
@@ -18,6 +19,7 @@ __all__ = ["FILES", "Words", "find", "open_file"]
 
 PIECES = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 FILES = ("tokenizer.json", *PIECES)
+LEFT = ("Gemma", "Siglip2")  # classes that fill up on the left where their settings do not say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +52,16 @@ def find(folder: pathlib.Path, kind: str = "") -> Words | None:
       WeightsError: its files are damaged, or ask for what is not built.
     """
     settings = _settings(folder)
-    kind = str(settings.get("tokenizer_class") or kind)
+    # A model of type siglip2 gets its own class whatever class its folder names.
+    siglip2 = any(str(one).startswith("Siglip2") for one in (settings.get("tokenizer_class"), kind))
+    kind = "Siglip2Tokenizer" if siglip2 else str(settings.get("tokenizer_class") or kind)
     # SigLIP's own class reads the pieces; the tokenizer.json beside them leaves its cleaning out.
-    siglip = kind.startswith("Siglip") and not kind.startswith("Siglip2")
+    siglip = kind.startswith("Siglip") and not siglip2
     pieces = next((name for name in PIECES if (folder / name).is_file()), None)
     try:
         if (folder / "tokenizer.json").is_file() and not (siglip and pieces):
-            return _from_json(folder / "tokenizer.json", settings)
+            _check_side(folder, settings, kind)
+            return _from_json(folder / "tokenizer.json", settings, siglip2)
         if pieces:
             return _from_pieces(folder / pieces, settings, siglip)
         name = next((name for name in VOCABULARIES if (folder / name).is_file()), None)
@@ -109,9 +114,39 @@ def _token(settings: Mapping[str, Any], *roles: str) -> str | None:
     return None
 
 
-def _from_json(path: pathlib.Path, settings: Mapping[str, Any]) -> Words:
-    """A tokenizer.json: its own template says what stands round a text."""
-    return _from_content(read_whole(path), path, settings)
+def _check_side(folder: pathlib.Path, settings: Mapping[str, Any], kind: str) -> None:
+    """Raises ValueError where texts would be filled up on the left."""
+    left = kind.startswith(LEFT) and (folder / "tokenizer_config.json").is_file()
+    side = settings.get("padding_side", "left" if left else "right")
+    if side != "right":
+        raise ValueError(
+            f"{folder / 'tokenizer_config.json'}: padding_side={side!r}"
+            f"{'' if 'padding_side' in settings else f', as {kind} has it where nothing is said,'} "
+            "is not built; say 'right' there if the model was trained so."
+        )
+
+
+def _from_json(path: pathlib.Path, settings: Mapping[str, Any], small: bool) -> Words:
+    """A tokenizer.json: its own template says what stands round a text.
+
+    Args:
+      path: the file.
+      settings: see `_settings`.
+      small: whether the class makes letters small, which older files leave to it.
+    """
+    content = read_whole(path)
+    if small:
+        content = guarded(lambda: _with_small_letters(content), f"{path} cannot be read")
+    return _from_content(content, path, settings)
+
+
+def _with_small_letters(content: bytes) -> bytes:
+    library = tokenizers.Tokenizer.from_buffer(content)
+    before = [] if library.normalizer is None else [library.normalizer]
+    if not before or before[0].normalize_str("A") != "A":
+        return content
+    library.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
+    return library.to_str().encode()
 
 
 def _from_vocabulary(path: pathlib.Path, settings: Mapping[str, Any], kind: str) -> Words:

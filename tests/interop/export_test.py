@@ -1,5 +1,6 @@
 """What `export` writes: the names, config and files that the other library reads, no others."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -16,6 +17,7 @@ from mmjax.__main__ import main
 from mmjax.interop.export import _of_type, _under, export_weights
 from mmjax.interop.family import label_count, labels
 from mmjax.interop.tensors import WeightsError
+from mmjax.interop.tokenizer_files import tokenizer_files
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 WHOLE = GOLDEN / "whole"
@@ -26,7 +28,7 @@ FORMAT = {
     "open_clip": "open_clip",
     "siglip_hf": "hf",
 }
-ANYWAY = ("text_cleaning",)
+ANYWAY = ("crop_rounding", "text_cleaning")
 
 
 @pytest.fixture(scope="module", params=FORMAT)
@@ -121,7 +123,7 @@ def test_between_the_two_libraries_arrays_go_over_and_cleaning_only_on_request(
     name, form, tmp_path
 ):
     loaded = mmjax.load(WHOLE / name)
-    with pytest.raises(WeightsError, match=r"text_cleaning=.* --allow=text_cleaning"):
+    with pytest.raises(WeightsError, match=r"text_cleaning=.* --allow=crop_rounding,text_cleaning"):
         export_weights(loaded, tmp_path / "out", form)
     assert not list(tmp_path.iterdir())
     export_weights(loaded, tmp_path / "out", form, allow=ANYWAY)
@@ -144,7 +146,7 @@ def test_what_a_format_cannot_express_is_listed_and_nothing_is_written(tmp_path)
             export_weights(mmjax.load(WHOLE / name), tmp_path / "out.npz", "big_vision")
     with pytest.raises(WeightsError, match="hf, open_clip, big_vision"):
         export_weights(loaded, tmp_path / "out", "onnx")
-    with pytest.raises(WeightsError, match="text_cleaning may be left out"):
+    with pytest.raises(WeightsError, match="crop_rounding, text_cleaning may be left out"):
         export_weights(loaded, tmp_path / "out", "hf", allow=("mean",))
     assert not list(tmp_path.iterdir())
 
@@ -211,7 +213,14 @@ def test_the_commands_exit_status_says_what_happened(tmp_path, capsys):
         assert told in said
         assert len(said.splitlines()) == 1
     assert main(["export", "weights", source, out, "--overwrite"]) == 0
-    again = ["export", "weights", source, f"{out}2", "--format=open_clip", "--allow=text_cleaning"]
+    again = [
+        "export",
+        "weights",
+        source,
+        f"{out}2",
+        "--format=open_clip",
+        "--allow=crop_rounding,text_cleaning",
+    ]
     assert main(again) == 0
 
 
@@ -235,3 +244,63 @@ def test_a_config_keeps_its_names_and_tells_the_type_that_is_written():
     told = {"dtype": "bfloat16", "text_config": {"torch_dtype": "float16", "width": 2}}
     made = _of_type(told, {"a": np.zeros(1, np.float32), "n": np.zeros(1, np.int64)})
     assert made == {"dtype": "float32", "text_config": {"torch_dtype": "float32", "width": 2}}
+
+
+def test_a_processor_that_masks_is_not_named_where_padding_is_seen(whole):
+    name, _, out = whole
+    told = json.loads((out / "tokenizer_config.json").read_text())
+    wanted = ["input_ids"] if name == "siglip_hf" else None
+    assert told.get("model_input_names") == wanted
+
+
+def test_what_fills_up_is_a_special_token_or_any_where_nobody_sees_it(tmp_path):
+    loaded = mmjax.load(WHOLE / "open_clip")  # its library fills up with 0, which is a letter
+    assert 0 not in loaded.tokenizer.special_tokens().values()
+    export_weights(loaded, tmp_path / "hf", "hf", allow=ANYWAY)
+    told = json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text())
+    assert told["pad_token"] == told["eos_token"]
+    model = loaded.model.clone(text=loaded.model.text.clone(causal=False))
+    seen = dataclasses.replace(loaded, model=model)
+    with pytest.raises(WeightsError, match=r"pad_id=0: it is none of the .* special tokens"):
+        tokenizer_files(seen, "CLIPProcessor")
+    assert "pad_token" not in json.loads(written(tokenizer_files(seen, None, True), tmp_path))
+
+
+def written(files, folder):
+    files["tokenizer_config.json"](folder / "told.json")
+    return (folder / "told.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["align_hf", "chinese_clip_hf"])
+def test_berts_own_class_is_told_of_letters_too(name, tmp_path):
+    loaded = mmjax.load(WHOLE / name)
+    told = json.loads(written(tokenizer_files(loaded, None), tmp_path))
+    theirs = json.loads(loaded.tokenizer.content())["normalizer"]
+    assert told["do_lower_case"] is theirs["lowercase"]
+    assert told["strip_accents"] is theirs["strip_accents"]
+    assert told["tokenize_chinese_chars"] is theirs["handle_chinese_chars"]
+
+
+def test_a_tower_without_a_pooler_is_written_so_that_both_classes_read_it(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(GOLDEN / "published" / "vit" / "saved", source)
+    state = load_file(source / "model.safetensors")
+    bare = {name: x for name, x in state.items() if "pooler" not in name}
+    save_file(bare, source / "model.safetensors")
+    loaded = mmjax.load(source)
+    export_weights(loaded, tmp_path / "out", "hf")
+    assert "add_pooling_layer" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    assert mmjax.load(tmp_path / "out").model == loaded.model
+
+
+def test_a_model_of_another_kind_is_told_by_its_parts_and_what_takes_it(tmp_path, capsys):
+    for name, form, message in (
+        ("chinese_clip_hf", "open_clip", r"TwoTower\(image=ViT, text=Bert\); --format=hf can"),
+        ("align_hf", "big_vision", r"image=EfficientNet, text=Bert\); --format=hf can"),
+        ("clip_hf", "timm", r"TwoTower\(.*\); --format=hf or open_clip can"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            export_weights(mmjax.load(WHOLE / name), tmp_path / "out.npz", form)
+    other = GOLDEN / "published" / "lxmert"
+    assert main(["parity", str(WHOLE / "clip_hf"), str(other)]) == 2
+    assert "hf/lxmert has no place for a TwoTower" in capsys.readouterr().err

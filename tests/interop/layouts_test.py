@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+import tokenizers
+from safetensors.numpy import save_file
 
 import mmjax
 from mmjax.data.transforms.text import Tokenize
@@ -217,3 +219,82 @@ def test_one_number_of_a_mean_is_for_all_channels():
 def test_a_config_that_is_not_built_is_named(changes, message, tmp_path):
     with pytest.raises(WeightsError, match=message):
         mmjax.load(with_config("clip_hf", tmp_path / "one", **changes))
+
+
+def test_beside_timms_own_files_the_open_clip_model_is_read(tmp_path):
+    folder = tmp_path / "both"
+    shutil.copytree(WHOLE / "open_clip", folder)
+    timm = {"architecture": "vit_base_patch32_clip_224", "num_classes": 512, "pretrained_cfg": {}}
+    (folder / "config.json").write_text(json.dumps(timm))
+    save_file({"cls_token": np.zeros((1, 1, 16), "f4")}, folder / "model.safetensors")
+    assert mmjax.load(folder).model == mmjax.load(WHOLE / "open_clip").model
+    named = folder / "open_clip_pytorch_model.safetensors"
+    (folder / "open_clip_model.safetensors").rename(named)
+    assert mmjax.load(folder).origin.family == "open_clip"
+    named.unlink()  # the tower of timm is not taken for it
+    with pytest.raises(WeightsError, match="no weights; it needs open_clip_model"):
+        mmjax.load(folder)
+
+
+def gemma_like(folder, **settings):
+    """A tokenizer.json that leaves capitals to the class that reads it, and its settings."""
+    vocabulary = {word: n for n, word in enumerate(("<pad>", "<eos>", "<unk>", "a", "b", "A", "▁"))}
+    library = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], unk_token="<unk>"))
+    library.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+    library.add_special_tokens(["<pad>", "<eos>"])
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", 1)]
+    )
+    library.save(str(folder / "tokenizer.json"))
+    told = {"pad_token": "<pad>", "eos_token": "<eos>", **settings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize(
+    ("kind", "named", "small"),
+    [
+        ("Siglip2Tokenizer", "GemmaTokenizer", True),
+        ("SiglipTokenizer", "Siglip2Tokenizer", True),
+        ("SiglipTokenizer", "GemmaTokenizer", False),
+    ],
+)
+def test_siglip_2_makes_letters_small_as_its_own_class_does(kind, named, small, tmp_path):
+    gemma_like(tmp_path, tokenizer_class=named, padding_side="right")
+    words = tokenizing.find(tmp_path, kind)
+    assert numbers(words, ["A b"])[0, :4].tolist() == [3 if small else 5, 6, 4, 1]
+    again = tokenizing.open_file(tmp_path / "tokenizer.json", {}).content()
+    (tmp_path / "tokenizer.json").write_bytes(words.tokenizer.content())
+    assert (tokenizing.find(tmp_path, kind).tokenizer.content() == again) is not small
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"padding_side": "left"}, r"padding_side='left' is not built"),
+        ({"tokenizer_class": "GemmaTokenizer"}, "as GemmaTokenizer has it where nothing is said"),
+    ],
+)
+def test_texts_that_are_filled_up_on_the_left_are_refused(settings, message, tmp_path):
+    gemma_like(tmp_path, **settings)
+    with pytest.raises(WeightsError, match=message):
+        tokenizing.find(tmp_path, "SiglipTokenizer")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_table_has_rows_is_refused(tmp_path):
+    folder = tmp_path / "more"
+    shutil.copytree(WHOLE / "clip_hf", folder)
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    largest = max(content["model"]["vocab"].values())
+    content["model"]["vocab"]["onemore"] = largest + 1
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(
+        WeightsError, match=r"token numbers up to \d+ and its model's table \d+ rows"
+    ):
+        mmjax.load(folder)
+
+
+def test_aligns_pictures_are_divided_twice_where_its_file_names_no_class():
+    given = {"size": 24, "crop_size": 24, "do_center_crop": True}
+    named = {**given, "image_processor_type": "EfficientNetImageProcessor"}
+    plain = processing.from_hf(given, "f", "align")
+    assert plain["std"] == processing.from_hf(named, "f", "align")["std"] == (0.25,) * 3

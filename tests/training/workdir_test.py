@@ -172,7 +172,9 @@ def test_both_flags_and_a_file_as_workdir_are_refused(tmp_path: pathlib.Path) ->
     ):
         pass
     with (
-        pytest.raises(ValueError, match="cannot be made: Not a directory; choose another --workdir"),
+        pytest.raises(
+            ValueError, match="cannot be made: Not a directory; choose another --workdir"
+        ),
         workdir.locked(tmp_path / "file" / "run"),
     ):
         pass

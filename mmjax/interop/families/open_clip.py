@@ -136,7 +136,11 @@ def model(config: Mapping[str, Any]) -> TwoTower:
 
 def _ratio(mlp_dim: int, dim: int) -> dict[str, float]:
     """The field for another width of the perceptrons than four times the tower's."""
-    return {} if mlp_dim == 4 * dim else {"mlp_ratio": mlp_dim / dim}
+    if mlp_dim == 4 * dim:
+        return {}
+    ratio = mlp_dim / dim
+    # It is multiplied and rounded down again.
+    return {"mlp_ratio": ratio if int(dim * ratio) == mlp_dim else (mlp_dim + 0.5) / dim}
 
 
 def _vision_config(image: ViT) -> dict[str, Any]:

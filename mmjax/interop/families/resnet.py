@@ -90,7 +90,8 @@ def config(model: Classifier | ResNet) -> dict[str, Any]:
     if tuple(tower.channels) != CHANNELS:
         changed["channels"] = list(tower.channels)
     classes = getattr(model, "num_classes", 0)
-    made = {"architecture": name, "num_classes": classes}
+    features = (1 if tower.block == "basic" else 4) * tower.channels[-1]
+    made = {"architecture": name, "num_classes": classes, "num_features": features}
     return {**made, "model_args": changed} if changed else made
 
 

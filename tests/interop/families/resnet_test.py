@@ -4,7 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+import mmjax
+from mmjax import paths
+from mmjax.interop.export import export_weights
 from mmjax.interop.families.resnet import FAMILY, SIZES
 from mmjax.interop.family import compare
 from mmjax.interop.reading import abstract, fill
@@ -31,7 +35,9 @@ def test_a_named_architecture_is_its_size_and_is_written_by_its_name(name):
     model = FAMILY.model(config)
     assert not compare(model, Classifier(ResNet(**SIZES[name]), 1000))
     expressed = json.loads(json.dumps(FAMILY.expressed(model)))
-    assert expressed == {"architecture": name, "num_classes": 1000}
+    features = 512 if name in ("resnet18", "resnet34") else 2048
+    wanted = {"architecture": name, "num_classes": 1000, "num_features": features}
+    assert expressed == wanted
 
 
 def test_a_size_without_a_name_is_written_with_its_arguments():
@@ -76,3 +82,38 @@ def test_a_variant_that_is_not_built_is_refused_by_name(config, message):
 def test_a_stem_that_the_format_cannot_express_is_refused():
     with pytest.raises(WeightsError, match="stem_channels=8, not 64"):
         FAMILY.expressed(ResNet(stem_channels=8))
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_a_resnet_goes_back_to_timm(crop_mode, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    changed = {"layers": list(SMALL["layers"]), "channels": list(SMALL["channels"])}
+    config = {
+        "architecture": "resnet18.a1_in1k",
+        "num_classes": 5,
+        "model_args": changed,
+        "pretrained_cfg": {
+            "input_size": [3, 64, 64],
+            "crop_pct": 0.9,
+            "crop_mode": crop_mode,
+            "interpolation": "bicubic",
+            "label_names": ["a", "b", "c", "d", "e"],
+        },
+    }
+    (source / "config.json").write_text(json.dumps(config))
+    save_file(drawn(FAMILY.model(config)), source / "model.safetensors")
+    loaded = mmjax.load(source)
+    with pytest.raises(WeightsError, match=r"Classifier\(image=ResNet\); --format=timm can"):
+        export_weights(loaded, tmp_path / "no", "hf")
+    export_weights(loaded, tmp_path / "out", "timm")
+    told = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert told["architecture"] == "resnet18"
+    assert told["num_features"] == 10
+    assert told["pretrained_cfg"]["label_names"] == ["a", "b", "c", "d", "e"]
+    again = mmjax.load(tmp_path / "out")
+    assert again.model == loaded.model
+    assert again.contract == loaded.contract
+    ours, theirs = paths.flatten(again.variables), paths.flatten(loaded.variables)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[path], theirs[path]) for path in ours)
