@@ -55,7 +55,8 @@ class Parquet(base.Source):
     """Rows of `.parquet` files, read at random by row group.
 
     A record holds the row's columns by name: binary as bytes, text, numbers, lists of text as
-    lists, lists of numbers as arrays, structs as dicts (a field of one is 'photo:title'). A
+    lists, lists of numbers as arrays, structs as dicts (a field of one is 'photo:title'), dates and
+    times as the whole number that is stored. A
     picture as the `datasets` library keeps it, a struct of 'bytes' and 'path', is its bytes. Nulls
     are left out. '__key__' is 'file/row'.
 
@@ -88,7 +89,7 @@ class Parquet(base.Source):
         self._unchecked = [os.path.basename(file.path) for file in looked if not file.checked]
         largest = max(self._groups, key=lambda group: group.bytes)
         window = cache_bytes // (2 * max(1, largest.bytes))
-        if not window:
+        if window < 1:
             raise ValueError(
                 f"{self._paths[largest.file]}: row group {largest.number} has {largest.rows:,} "
                 f"rows of {largest.bytes:,} bytes in all, and twice as much has to fit in "
@@ -114,7 +115,12 @@ class Parquet(base.Source):
             "__shard__": path,
         }
         for column, values in zip(table.column_names, table.columns):
-            value = _plain(values[row])
+            try:
+                value = _plain(values[row])
+            except (ValueError, pa.ArrowException) as error:
+                where = f"{path}: row {group.first_row + row}, column {column!r}"
+                cause = "caption" if isinstance(error, UnicodeDecodeError) else "read"
+                raise base.BadSample(cause, f"{where}: {str(error)[:200]}") from None
             if value is not None:
                 record[column] = value
         if self._columns:  # so that an error can say what else is there
@@ -159,7 +165,7 @@ class Parquet(base.Source):
         try:
             with pq.ParquetFile(path) as opened:
                 meta, columns = opened.metadata, opened.schema_arrow.names
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise ValueError(
                 f"{path} is no sound Parquet file: {str(error)[:200]}. Get it again or leave it "
                 "out."
@@ -257,13 +263,22 @@ def _plain(value: pa.Scalar) -> Any:
     if not value.is_valid:
         return None
     kind = value.type
-    if pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}:
-        return value["bytes"].as_py()
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(
+        kind
+    ):  # Python has no word for some of them
+        return value.value
+    if pa.types.is_struct(kind):
+        if {field.name for field in kind} == {"bytes", "path"}:
+            return value["bytes"].as_py()
+        return {field.name: _plain(value[n]) for n, field in enumerate(kind)}
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if is_list or pa.types.is_fixed_size_list(kind):
         inner = kind.value_type
         if pa.types.is_integer(inner) or pa.types.is_floating(inner):
+            if value.values.null_count:
+                raise ValueError("nulls in a list of numbers")
             return np.asarray(value.values.to_numpy(zero_copy_only=False))
+        return [_plain(one) for one in value.values]
     return value.as_py()
 
 

@@ -244,3 +244,56 @@ class Decoded:
 
     def __call__(self, sample, rng):
         return {**sample, "image": pixels(sample["image"])}
+
+
+def test_text_that_is_no_utf_8_is_a_bad_sample_with_its_place(tmp_path):
+    path = write(tmp_path / "a.parquet", {"caption": ["größe 1", "größe 2"]}, compression="none")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    at = content.index("größe 2".encode()) + 2
+    content[at] ^= 0x80
+    (tmp_path / "a.parquet").write_bytes(bytes(content))
+    source = Parquet(path)
+    assert source[0]["caption"] == "größe 1"
+    with pytest.raises(base.BadSample, match=r"a\.parquet: row 1, column 'caption'.*utf-8") as bad:
+        source[1]
+    assert bad.value.cause == "caption"
+
+
+def test_times_that_python_has_no_word_for_stop_nobody(tmp_path):
+    times = {
+        "ns": pa.array([1, None], pa.timestamp("ns")),
+        "far": pa.array([10**15, 1], pa.timestamp("ms")),
+        "zone": pa.array([1, 2], pa.timestamp("us", tz="Nowhere/None")),
+        "day": pa.array([10**8, 1], pa.date32()),
+        "span": pa.array([3, 4], pa.duration("ns")),
+        "clock": pa.array([5, 6], pa.time64("ns")),
+    }
+    nested = pa.StructArray.from_arrays([times["ns"], times["day"]], ["made", "seen"])
+    lists = pa.array([[1], [2, 3]], pa.list_(pa.timestamp("ns")))
+    table = {**times, "both": nested, "many": lists, "caption": pa.array(["a", "b"])}
+    record = Parquet(write(tmp_path / "a.parquet", table))[0]
+    kept = {name: record[name] for name in table}
+    assert kept == {
+        "ns": 1,
+        "far": 10**15,
+        "zone": 1,
+        "day": 10**8,
+        "span": 3,
+        "clock": 5,
+        "both": {"made": 1, "seen": 10**8},
+        "many": [1],
+        "caption": "a",
+    }
+
+
+def test_a_list_of_numbers_has_no_nulls(tmp_path):
+    table = {"vector": pa.array([[1, 2], [3, None]], pa.list_(pa.int64()))}
+    source = Parquet(write(tmp_path / "a.parquet", table))
+    np.testing.assert_array_equal(source[0]["vector"], [1, 2])
+    with pytest.raises(base.BadSample, match=r"row 1, column 'vector': nulls in a list of numbers"):
+        source[1]
+
+
+def test_a_cache_of_less_than_nothing_is_named_as_one(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.parquet: .*cache_bytes=-5"):
+        Parquet(write(tmp_path / "a.parquet", columns()), cache_bytes=-5)
