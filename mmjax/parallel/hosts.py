@@ -1,6 +1,7 @@
 """Many processes: start-up, the end of one, and the few words they exchange on the host."""
 
 import atexit
+import errno
 import os
 import socket
 import sys
@@ -50,6 +51,7 @@ def start(limits: Watchdog) -> str:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     from orbax.checkpoint import multihost  # takes a second, so before the others wait for it
 
+    _check_port(place)
     _join(place, limits)
     process, processes = jax.process_index(), jax.process_count()
     if processes == 1:
@@ -63,6 +65,23 @@ def start(limits: Watchdog) -> str:
     _peers.start()
     atexit.register(_peers.stop)
     return f"{processes} processes by {place.how}"
+
+
+def _check_port(place: Place) -> None:
+    """Raises ValueError where somebody listens at process 0's port, at which JAX would crash."""
+    if place.process or not place.coordinator:
+        return
+    port = int(place.coordinator.rpartition(":")[2])
+    everywhere = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if everywhere else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=everywhere).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ValueError(
+                f"process 0 by {place.how}: port {port} is in use on this machine, by another job "
+                "or by a process 0 that still runs. End it, or give all processes another port."
+            ) from None
 
 
 def _join(place: Place, limits: Watchdog) -> None:

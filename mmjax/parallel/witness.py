@@ -26,6 +26,7 @@ _WAITING = (
     "mmjax/training/replay.py",
 )
 _COMPILING = ("/jax/_src/compiler.py", "/jax/_src/interpreters/mlir.py")
+_STARTS = ("starting", "its start")  # in which a second process of one number shows
 _DRAIN_SECONDS = 2.0  # after the run's end; a forked worker may hold the pipe open
 
 
@@ -50,9 +51,10 @@ def testify(facts: dict[str, Any], stacks: str, now: float) -> str:
             f"error: {who} was ended in {doing}, since {'; '.join(gone)}. The same command, "
             "started on all, goes on from the last checkpoint."
         )
+    twice = ", or started twice under one number" if doing in _STARTS else ""
     return (
-        f"error: {who} ended without a word in {doing}: killed from outside, or out of memory? "
-        "Its own messages above may say more."
+        f"error: {who} ended without a word in {doing}: killed from outside, or out of memory"
+        f"{twice}? Its own messages above may say more."
     )
 
 

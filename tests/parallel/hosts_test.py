@@ -112,6 +112,18 @@ def test_one_that_waits_in_vain_ends_in_one_line(process, words):
     assert "start_seconds" in line
 
 
+def test_a_port_that_is_in_use_is_one_line_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = begin(
+            MMJAX_COORDINATOR=f"127.0.0.1:{port}", MMJAX_PROCESSES="2", MMJAX_PROCESS="0"
+        )
+        _, err = refused.communicate(timeout=120)
+    assert refused.returncode == 1  # train.py makes 2 of it
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: process 0 by MMJAX_PROCESSES: port {port} is in use")
+
+
 def test_half_set_variables_are_one_line():
     wrong = begin(SLURM_JOB_ID="1", SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2")
     _, err = wrong.communicate(timeout=120)

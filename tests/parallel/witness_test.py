@@ -56,6 +56,8 @@ def test_an_end_without_a_word_names_who_is_gone():
     text = witness.testify(facts, "", 0.0)
     assert "was ended in step 12, since process 0 of 2 (host-a, pid 3) failed (no disk)." in text
     assert "killed from outside, or out of memory?" in witness.testify(STEP, "", 0.0)
+    begins = witness.testify({**STEP, "doing": "its start"}, "", 0.0)
+    assert "out of memory, or started twice under one number?" in begins
     assert witness.testify({**STEP, "processes": 1}, "", 0.0) == ""
 
 
