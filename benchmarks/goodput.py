@@ -146,7 +146,8 @@ def train(
                 last = "\n".join(text for _, text in process.err[-5:])
                 raise SystemExit(
                     f"the run ended before the kill {kill!r} ({len(lives) + 1} of {len(kills)}); "
-                    f"give more --steps or fewer --seconds. Its last lines:\n{last}"
+                    "give more --steps, or kill it 'between' or with more --seconds first, so that "
+                    f"there is a checkpoint to start from. Its last lines:\n{last}"
                 )
             if kill:
                 process.process.kill()

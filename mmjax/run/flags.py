@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import signal
 import sys
 import traceback
@@ -88,6 +89,10 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
         raise ConfigError("--search and --plan-json say more of a plan; give --plan=TOPOLOGY too.")
     if known.search < 0:
         raise ConfigError(f"--search={known.search}: give how many candidates may be compiled.")
+    if not 0 <= known.price_per_device_hour < math.inf:
+        raise ConfigError(
+            f"--price-per-device-hour={known.price_per_device_hour:g}: give a price of 0 or more."
+        )
     if not (known.workdir or known.plan or known.show_sharding):
         raise ConfigError("the following arguments are required: --workdir. See train.py --help.")
     options = Options(

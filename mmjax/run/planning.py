@@ -45,8 +45,8 @@ def plan(
         check_name(name)
         if name != "gpu":
             leave_out_tpu()
-        if json_file and not pathlib.Path(json_file).absolute().parent.is_dir():
-            raise ConfigError(f"--plan-json={json_file}: there is no such folder.")
+        if json_file:
+            _check_writable(pathlib.Path(json_file).absolute())
         topology = open_topology(name)
         if compiles:
             made: dict[str, Any] = {"topology": name, "search": search(config, topology, compiles)}
@@ -68,6 +68,20 @@ def plan(
         with refusing():
             pathlib.Path(json_file).write_text(json.dumps(made, indent=1), encoding="utf-8")
     return made
+
+
+def _check_writable(file: pathlib.Path) -> None:
+    """Raises ConfigError where the numbers could not be written, before anything compiles."""
+    if not file.parent.is_dir():
+        raise ConfigError(f"--plan-json={file}: there is no such folder.")
+    there = file.exists()
+    try:
+        with file.open("ab"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--plan-json={file} cannot be written: {error.strerror}.") from None
+    if not there:
+        file.unlink()
 
 
 def _switch(config: ConfigDict, topology: Topology) -> dict[str, Any] | None:

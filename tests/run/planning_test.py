@@ -8,7 +8,7 @@ import pytest
 
 from mmjax.config import ConfigError, override
 from mmjax.parallel.plan import _said
-from mmjax.run import searching
+from mmjax.run import planning, searching
 from mmjax.run.config_file import load
 from mmjax.run.flags import parse_train
 from mmjax.run.options import COMPILES
@@ -125,3 +125,18 @@ def test_a_refusal_without_numbers_is_told_as_it_is(planned):
 def test_a_file_for_the_numbers_needs_its_folder(tmp_path):
     with pytest.raises(ConfigError, match="there is no such folder"):
         plan(config(), "cpu:8", f"{tmp_path}/none/plan.json")
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_compiles(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "compiled_for", None)
+    with pytest.raises(ConfigError, match=f"--plan-json={tmp_path} cannot be written: Is a dir"):
+        plan(config(), "cpu:8", str(tmp_path))
+    with pytest.raises(TypeError):  # nothing was wrong with this one, and nothing is left of it
+        plan(config(), "cpu:8", str(tmp_path / "plan.json"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("price", ["-1", "nan", "inf"])
+def test_a_price_is_a_number_from_0(price):
+    with pytest.raises(ConfigError, match=r"--price-per-device-hour=.*: give a price of 0 or more"):
+        parse_train(["--config=configs/shards.py", f"--price-per-device-hour={price}"])

@@ -98,11 +98,11 @@ def _parse(where: str, data: bytes) -> dict[str, int]:
         sizes = json.loads(data)
         if not isinstance(sizes, dict):
             raise ValueError("it is no object")
-        counts = {name: int(count) for name, count in sizes.items()}
-        if any(count < 1 for count in counts.values()):
-            raise ValueError("a shard has at least one sample")
+        for name, count in sizes.items():
+            if type(count) is not int or count < 1:
+                raise ValueError(f"{name!r} has {count!r} samples, a whole number above 0 is one")
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f'{where} does not read {{"shard.tar": samples, ...}}: {error}. Correct or remove it.'
         ) from None
-    return counts
+    return sizes

@@ -221,7 +221,8 @@ def test_a_sizes_json_that_is_wrong_is_named(shards):
     assert source[0]["txt"] == b"0 0"
     with pytest.raises(FetchError, match=r"s-2\.tar has 8 samples, flaky://set/sizes\.json says 9"):
         source[7 + 9]
-    for text in ("[1]", "{", '{"s-0.tar": 0}', '{"s-0.tar": []}'):
+    wrong = ("0", "[]", "Infinity", "1e400", "1.5", "true")
+    for text in ("[1]", "{", *(f'{{"s-0.tar": {one}}}' for one in wrong)):
         sizes.write_text(text)
         with pytest.raises(ValueError, match=r"sizes\.json does not read .*Correct or remove"):
             remote.RemoteShards("flaky://set/s-*.tar")
