@@ -7,7 +7,8 @@ Command:    python train.py --config=configs/finetune.py --workdir=... \
             Model, preprocessing, tokenizer and kind of loss are those of init_from: a folder in
             Hugging Face or open_clip layout, or hf://owner/name. What else is typed wins, e.g.
             --config.optimizer.frozen="('image/.*',)" locks the picture tower (LiT), and
-            --config.image_size=336 makes its positions fit.
+            --config.image_size=336 makes its positions fit. SigLIP 2 NaFlex takes pictures in
+            their own shape; there --config.max_patches=N says how many patches.
 Devices:    one GPU or v5e-8 for B/32; not run on either by us.
 Expect:     nothing was measured here but the smoke form.
 """

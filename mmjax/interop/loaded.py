@@ -21,7 +21,7 @@ from mmjax import preprocess
 from mmjax.data.sources.base import BadSample
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.transforms.decode import EncodedImage, pixels
-from mmjax.data.transforms.naflex import NaFlex
+from mmjax.data.transforms.naflex import PATCHES, NaFlex
 from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize
 from mmjax.evaluation.base import unit
@@ -38,7 +38,7 @@ TOKENS, EMBEDDING = slice(0, 3), slice(3, 4)  # of what the model returns
 METHODS = {"image": "encode_image", "text": "encode_text"}
 # What can be made of pictures and of texts; a method that needs more is not called here.
 MADE = {
-    "image": ({"image"}, {"patches", "patch_mask", "patch_grid"}),
+    "image": ({"image"}, {*PATCHES}),
     "text": ({"token_ids", "text_mask"},),
 }
 
@@ -200,8 +200,7 @@ class Loaded:
         # Where there are none, the first dimension alone differs.
         made = [self._transform.apply(one) for one in several or [np.zeros((1, 1, 3), np.uint8)]]
         if isinstance(self._transform, NaFlex):
-            words = ("patches", "patch_mask", "patch_grid")
-            columns = dict(zip(words, zip(*made, strict=True), strict=True))
+            columns = dict(zip(PATCHES, zip(*made, strict=True), strict=True))
         else:
             columns = {"image": made}
         return {word: np.stack(column)[: len(several)] for word, column in columns.items()}

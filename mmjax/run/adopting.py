@@ -4,6 +4,7 @@ Nobody copies fields by hand: what the source says of itself is written into the
 other override, and so it stands in the saved config like everything else.
 """
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, nearest, override, spec
 from mmjax.data.sources.patterns import is_address
+from mmjax.data.transforms.naflex import PATCHES
 from mmjax.interop.reading import model_of
-from mmjax.interop.sources import contract_of, is_published, open_source
+from mmjax.interop.sources import Source, contract_of, is_published, open_source
 from mmjax.interop.tensors import WeightsError
 from mmjax.models.dual.naflex import NaFlexTwoTower
 from mmjax.models.dual.two_tower import TwoTower
@@ -21,6 +23,7 @@ from mmjax.objectives.contrastive import Contrastive
 from mmjax.objectives.sigmoid import Sigmoid
 from mmjax.preprocess import Contract
 from mmjax.run.console import say
+from mmjax.run.reading_pictures import Reading, read_so
 from mmjax.run.told import told_tokenizer
 from mmjax.run.tuning import tune
 from mmjax.run.written import fill_contract, fill_tokenizer, written
@@ -29,6 +32,7 @@ __all__ = ["adopt"]
 
 # Options that only say how a model is adopted.
 ADOPTED = ("layer_rate", "head_rate", "num_regions", "several")
+BROUGHT = ("max_patches",)  # keys that a config has of some sources alone
 
 
 def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
@@ -54,7 +58,7 @@ def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> Sequence[
         return overrides
     for path, text in overrides:  # before a source is missed: its key may be there, misspelt
         key = re.split(r"[.\[]", path)[0]
-        if config.adopt and key not in config:
+        if config.adopt and key not in (*config, *BROUGHT):
             near = nearest(key, sorted(config))
             raise ConfigError(f"--config.{path}={text}: no key {key!r} in config.{near}")
         if path == "adopt":
@@ -79,12 +83,21 @@ def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> Sequence[
     if isinstance(config.adopt, str):
         found = tune(config, name, overrides)
     else:
-        found = _two_towers(config, name)
+        found = _two_towers(config, name, [path for path, _ in overrides])
     return [(path, found if path == "init_from" else text) for path, text in overrides]
 
 
-def _two_towers(config: ConfigDict, name: str) -> str:
-    """Fills in what two published towers say; gives their name as it was found."""
+def _two_towers(config: ConfigDict, name: str, typed: Sequence[str]) -> str:
+    """Fills in what two published towers say; gives their name as it was found.
+
+    Args:
+      config: changed in place.
+      name: of the source.
+      typed: paths of the command line.
+
+    Raises:
+      ConfigError: the source is none of two towers, or a size is typed that its pictures lack.
+    """
     if not is_published(name):
         raise ConfigError(
             f"init_from={name}: no published weights. A run of ours goes on under its own config: "
@@ -99,10 +112,6 @@ def _two_towers(config: ConfigDict, name: str) -> str:
                 f"{name} is one tower; this config fine-tunes two. configs/lit_b16.py takes a "
                 "picture tower with --config.init_rules=\"(('(.*)', r'image/\\1'),)\"."
             )
-        if isinstance(model, NaFlexTwoTower):
-            raise WeightsError(
-                f"{name} takes pictures as patches; this config's data makes squares of them."
-            )
         contract = contract_of(source, model)
     except WeightsError as error:
         raise ConfigError(f"init_from: {error}") from None
@@ -110,6 +119,8 @@ def _two_towers(config: ConfigDict, name: str) -> str:
         if kind in source.missing:
             lacks = f"{source.name} has no {source.missing[kind]}"
             say(f"{lacks}; give what it would say in the config.")
+    if isinstance(model, NaFlexTwoTower):
+        contract = _of_patches(contract, model, source, typed)
     with config.unlocked():
         config.init_from = source.name
         _fill(config, model, contract)
@@ -119,10 +130,38 @@ def _two_towers(config: ConfigDict, name: str) -> str:
     return source.name
 
 
+def _of_patches(
+    contract: Contract, model: NaFlexTwoTower, source: Source, typed: Sequence[str]
+) -> Contract:
+    """The contract of pictures in their own shape, also where no file says how many patches.
+
+    Raises:
+      ConfigError: a side of squares is typed.
+    """
+    for path in typed:
+        if path in ("image_size", "preprocess.image_size"):
+            raise ConfigError(
+                f"--config.{path}: {source.name} takes pictures in their own shape; give the "
+                "number of patches that they are cut into at most, --config.max_patches=N."
+            )
+    if "image" not in source.missing:
+        return contract
+    sizes = {"patch_size": model.image.patch_size, "max_patches": model.image.positions}
+    return dataclasses.replace(contract, resize="naflex", interpolation="bilinear", **sizes)
+
+
 def _fill(config: ConfigDict, model: TwoTower, contract: Contract) -> None:
-    config.image_size = contract.image_size
+    patches = isinstance(model, NaFlexTwoTower)
+    if patches:  # of no size: who types one is told so
+        del config["image_size"], config.preprocess["image_size"]
+        config.preprocess.image_size = contract.image_size
+        config.max_patches = contract.max_patches
+        config.preprocess.max_patches = config.get_ref("max_patches")
+    else:
+        config.image_size = contract.image_size
     config.sequence_length = contract.sequence_length
-    how = {name: config.get_ref(name) for name in ("dtype", "remat", "image_size")}
+    shared = ("dtype", "remat", "image_size")
+    how = {name: config.get_ref(name) for name in shared if name in config}
     config.model = written(model, {**how, "length": config.get_ref("sequence_length")})
     fill_contract(config, contract)
     if model.learned_scale != "log_scale":  # the recipe's bound is on the logarithm
@@ -131,3 +170,5 @@ def _fill(config: ConfigDict, model: TwoTower, contract: Contract) -> None:
     for goal in config.goals.values():
         with goal.unlocked():
             goal.objective = spec(objective)
+    if patches:
+        read_so(config, Reading("patches", (*PATCHES, "row")))

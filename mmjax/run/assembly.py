@@ -17,6 +17,7 @@ from mmjax.data.fields import check_first
 from mmjax.data.sources.fetching import FetchError
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.transforms.answers import AnswerScores
+from mmjax.data.transforms.naflex import NaFlex
 from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize, check_tokenizer, clean_text
 from mmjax.preprocess import Contract
@@ -123,8 +124,15 @@ def _check_preprocess(parts: Parts) -> None:
             )
     except ValueError as error:
         raise ConfigError(f"preprocess: {error}") from None
-    held_out = (member for data in parts.eval_data.values() for member in members_of(data))
-    for resize in (t for member in held_out for t in member.transforms if isinstance(t, Resize)):
+    held_out = [member for data in parts.eval_data.values() for member in members_of(data)]
+    transforms = [transform for member in held_out for transform in member.transforms]
+    for given in (t.interpolation for t in transforms if isinstance(t, NaFlex)):
+        if given != c.interpolation:
+            raise ConfigError(
+                f"a NaFlex of eval_data has interpolation={given!r} and preprocess.interpolation "
+                f"is {c.interpolation!r}; make the two equal."
+            )
+    for resize in (t for t in transforms if isinstance(t, Resize)):
         cut = resize.form == "shortest" or resize.resize_size or c.resize_size
         same = ("interpolation", *(("resize_size", "crop_rounding") if cut else ()))
         for given, agreed in (("form", "resize"), *zip(same, same)):

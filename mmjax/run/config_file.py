@@ -73,7 +73,7 @@ def _saved(file: pathlib.Path, variant: str) -> ConfigDict:
 
 # Values that a config says once, and the names under which they run through it.
 SAME = ("steps", "log_steps", "eval_steps", "save_steps", "vocab_size", "dtype", "remat")
-SAME += ("num_classes", "embed_dim")
+SAME += ("num_classes", "embed_dim", "max_patches")
 RUNNING_THROUGH = {
     **dict.fromkeys(SAME, ()),
     "image_size": ("transforms/size",),

@@ -19,6 +19,7 @@ from mmjax.data.pipeline import BatchMaker, Reading
 from mmjax.data.rows import Picked, evaluation_rows
 from mmjax.data.sources.base import CAUSES, BadSample
 from mmjax.data.transforms.captions import clean_caption
+from mmjax.data.transforms.naflex import picture_of
 from mmjax.evaluation.base import Context, Evaluator, Result, write_artifact
 from mmjax.objectives.base import Forward
 from mmjax.parallel import hosts
@@ -375,6 +376,8 @@ class Evaluation:
         captions = self._captions(position)
         row = self._rows._row(self._rows.datasets[number], number, place, position, 0)
         found = {"captions": captions}
+        if "patches" in row:
+            return {**found, "image": picture_of(row["patches"], row["patch_grid"])}
         if "image" not in row:
             return found
         image = row["image"]

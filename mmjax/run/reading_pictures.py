@@ -12,6 +12,7 @@ from mmjax.data.transforms.augment import RandAugment
 from mmjax.data.transforms.color import ColorJitter
 from mmjax.data.transforms.image import RandomFlip, RandomResizedCrop
 from mmjax.data.transforms.mask_regions import MaskRegions
+from mmjax.data.transforms.naflex import PATCHES, NaFlex
 from mmjax.data.transforms.padded import Padded
 from mmjax.data.transforms.pictures import EachPicture
 from mmjax.data.transforms.regions import Regions
@@ -28,6 +29,7 @@ __all__ = ["Reading", "read_so", "reading_of"]
 TEXT = ("token_ids", "text_mask")
 SIDES = ("left", "right")  # the two pictures of a statement, as sources name them
 FRAMES = ("Resize", "Padded")  # which give pictures their size
+SQUARED = (*FRAMES, "RandomResizedCrop")  # which leave of a picture's own shape nothing
 _SEES = (Resize, Padded, EachPicture, RandAugment, ColorJitter, RandomFlip, RandomResizedCrop)
 SEES = tuple(one.__name__ for one in (*_SEES, Regions, MaskRegions))
 # What only pretraining reads of a region.
@@ -41,8 +43,8 @@ class Reading:
     """How a model reads pictures.
 
     Attributes:
-      form: 'squares', 'padded' or 'regions'.
-      words: of a batch, that its `fuse` takes.
+      form: 'squares', 'padded', 'patches' or 'regions'.
+      words: of a batch, that its `fuse` takes; of 'patches' those that its `encode_image` takes.
       fields: of `Padded` or `Regions`, but for sizes that the config holds.
     """
 
@@ -98,7 +100,7 @@ def read_so(config: ConfigDict, reading: Reading) -> None:
     """Makes the data of a config read pictures so, and its goals and evaluators ask for the words.
 
     Args:
-      config: unlocked, with image_size and num_regions; changed in place.
+      config: unlocked, with image_size, max_patches or num_regions; changed in place.
       reading: of the model.
     """
     for data in (config.data, config.eval_data):
@@ -106,7 +108,7 @@ def read_so(config: ConfigDict, reading: Reading) -> None:
             if kind(node) == "Dataset":
                 with node.unlocked():
                     _dataset(config, node, reading)
-    if reading.form != "regions":
+    if reading.form in ("squares", "padded"):
         size = config.get_ref("image_size")
         if reading.form == "padded":  # of the canvas
             patch = reading.fields["patch_size"]
@@ -119,10 +121,17 @@ def read_so(config: ConfigDict, reading: Reading) -> None:
                 node.fuse = ("fuse", reading.words)
             elif node.get("method") == "fuse":
                 node.words = reading.words
+            elif reading.form == "patches" and "image_words" in node:
+                node.image_words = PATCHES
+            elif reading.form == "patches" and "image" in node:
+                node.image = ("encode_image", reading.words)
 
 
 def _dataset(config: ConfigDict, node: ConfigDict, reading: Reading) -> None:
     """One dataset whose pictures are read so."""
+    if reading.form == "patches":
+        node.transforms = _cut(config, node.transforms)
+        return
     if reading.form != "regions":
         frame = _frame(config, reading)
         node.transforms = _each(node.transforms, lambda one: frame if kind(one) in FRAMES else one)
@@ -140,6 +149,19 @@ def _dataset(config: ConfigDict, node: ConfigDict, reading: Reading) -> None:
     with node.fields.unlocked():
         node.fields.image_from = ""
         node.fields.images_from = ()
+
+
+def _cut(config: ConfigDict, transforms: Any) -> tuple[ConfigDict, ...]:
+    """Transforms that leave a picture its shape, and cut it when all others are done with it.
+
+    A random crop would take that shape away, so a mirror is what stays of chance.
+    """
+    kinds = [kind(one) for one in transforms]
+    made = [one for one in transforms if kind(one) not in SQUARED]
+    if "RandomResizedCrop" in kinds and "RandomFlip" not in kinds:
+        made.insert(0, spec(RandomFlip))
+    told = {name: config.preprocess[name] for name in ("patch_size", "interpolation")}
+    return (*made, spec(NaFlex, max_patches=config.get_ref("max_patches"), **told))
 
 
 def _frame(config: ConfigDict, reading: Reading) -> ConfigDict:

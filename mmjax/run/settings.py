@@ -129,6 +129,7 @@ REQUIRED = ("model", "goals", "optimizer", "preprocess", "data")
 
 # Sizes that a config may say at its top.
 POSITIVE = ("batch_size", "eval_batch_size", "image_size", "sequence_length", "vocab_size")
+POSITIVE += ("max_patches",)
 
 
 def check_keys(config: ConfigDict) -> None:

@@ -11,8 +11,9 @@ from PIL import Image
 from mmjax.data.transforms.decode import pixels
 from mmjax.data.transforms.resize import INTERPOLATIONS
 
-__all__ = ["NaFlex", "grid_of"]
+__all__ = ["PATCHES", "NaFlex", "grid_of", "picture_of"]
 
+PATCHES = ("patches", "patch_mask", "patch_grid")  # words of a picture that is cut
 LEAST, MOST, EXACT = 1e-6, 100.0, 1e-5  # scales that are tried, and how exactly one is found
 
 
@@ -43,6 +44,21 @@ def grid_of(height: int, width: int, patch_size: int, max_patches: int) -> tuple
         else:
             high = middle
     return at(low)
+
+
+def picture_of(
+    patches: UInt8[np.ndarray, "patches values"], grid: Int32[np.ndarray, " 2"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture that was cut, for people to look at.
+
+    Args:
+      patches: with padding at the end, as `NaFlex` makes them.
+      grid: rows and columns of patches.
+    """
+    rows, columns = grid.tolist()
+    side = math.isqrt(patches.shape[1] // 3)
+    cut = patches[: rows * columns].reshape(rows, columns, side, side, 3)
+    return cut.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +101,8 @@ class NaFlex:
         Raises:
           BadSample: the picture cannot be decoded.
         """
-        patches, mask, grid = self.apply(pixels(sample.pop("image")))
-        return {**sample, "patches": patches, "patch_mask": mask, "patch_grid": grid}
+        made = self.apply(pixels(sample.pop("image")))
+        return {**sample, **dict(zip(PATCHES, made, strict=True))}
 
     def apply(
         self, image: UInt8[np.ndarray, "height width 3"]

@@ -10,7 +10,7 @@ from mmjax.data.dataset import Dataset
 from mmjax.data.datasets.scenes import Scenes
 from mmjax.data.fields import Fields
 from mmjax.data.rows import evaluation_rows
-from mmjax.data.transforms.naflex import NaFlex, grid_of
+from mmjax.data.transforms.naflex import NaFlex, grid_of, picture_of
 from mmjax.preprocess import Contract, preprocess
 from mmjax.typing import WORDS
 
@@ -51,6 +51,12 @@ def test_a_picture_of_patches_goes_through_untouched():
     assert mask.all()
     assert grid.tolist() == [3, 3]
     np.testing.assert_array_equal(patches[4].reshape(2, 2, 3), image[2:4, 2:4])
+
+
+def test_a_picture_is_put_together_again_without_its_padding():
+    image = RNG.integers(0, 256, (4, 6, 3)).astype(np.uint8)
+    patches, _, grid = NaFlex(patch_size=2, max_patches=7).apply(image)
+    np.testing.assert_array_equal(picture_of(patches, grid), image)
 
 
 def test_a_stream_of_patches_holds_their_words_and_no_pictures():
