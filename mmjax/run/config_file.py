@@ -65,6 +65,11 @@ def _saved(file: pathlib.Path, variant: str) -> ConfigDict:
         config = from_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{file}: {error}") from None
+    return linked(config)
+
+
+def linked(config: ConfigDict) -> ConfigDict:
+    """A saved config in which what it says once runs through it again; changed in place."""
     for name, others in RUNNING_THROUGH.items():
         if name in config and config[name] is not None:
             _link(config, config, name, (name, *others), "")

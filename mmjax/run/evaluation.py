@@ -15,6 +15,7 @@ from mmjax.run.assembly import (
     with_tokenizer,
 )
 from mmjax.run.beginning import kept_tokenizer, start_mesh
+from mmjax.run.config_file import linked
 from mmjax.run.console import refusing, say
 from mmjax.run.held_out import Evaluations, print_numbers, to_line
 from mmjax.run.vocabulary import ANSWERS, with_answers
@@ -78,7 +79,7 @@ def _evaluate(
             raise ConfigError(
                 f"{home.name} holds no checkpoint of step {step}; it holds {there or 'none'}."
             )
-    config = from_json(saved.decode())
+    config = linked(from_json(saved.decode()))
     with refusing():
         if kept := kept_tokenizer(home, inner):  # the file it was trained with may be gone
             config.tokenizer.path = kept

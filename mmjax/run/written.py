@@ -58,7 +58,7 @@ def kind(node: ConfigDict) -> str:
 def fill_contract(config: ConfigDict, contract: Contract, unsaid: tuple[str, ...] = ()) -> None:
     """Writes how pictures and texts must look into `preprocess`, `Resize` and `Tokenize`.
 
-    Sizes are left alone.
+    Sizes are left alone; one that a picture gets before it is cut follows that of the cut.
 
     Args:
       config: unlocked; changed in place.
@@ -68,11 +68,14 @@ def fill_contract(config: ConfigDict, contract: Contract, unsaid: tuple[str, ...
     words = {name: getattr(contract, name) for name in ("bos", "eos", "pad_id")}
     words["cleaning"] = contract.text_cleaning
     pictures = {"form": contract.resize, "interpolation": contract.interpolation}
-    pictures |= {name: getattr(contract, name) for name in ("resize_size", "crop_rounding")}
+    size = contract.resize_size
+    if size and "image_size" in config:  # follows the size of what is cut out of it
+        size = config.get_ref("image_size") * size // contract.image_size
+    pictures |= {"resize_size": size, "crop_rounding": contract.crop_rounding}
     of_text = ("bos", "eos", "pad_id", "text_cleaning")
     for name, value in dataclasses.asdict(contract).items():
         if name not in SIZES and ("text" if name in of_text else "image") not in unsaid:
-            config.preprocess[name] = value
+            config.preprocess[name] = size if name == "resize_size" else value
     told = {
         "Tokenize": {} if "text" in unsaid else words,
         "Resize": {} if "image" in unsaid else pictures,

@@ -126,6 +126,8 @@ def test_objectives_retrieval_and_zero_shot_are_told_by_the_run_and_by_eval_alik
         assert told[name] == pytest.approx(value), name
     drawn = json.loads((full / "evaluations" / "2" / "retrieval.json").read_text())
     assert len(drawn["thumbnails"]) == NUMBER
+    fewer = evaluate(str(full), overrides=[("max_patches", "2")])
+    assert fewer["objectives/contrastive"] != pytest.approx(numbers["objectives/contrastive"])
 
 
 def test_what_is_written_reads_back_bit_for_bit(full, tmp_path):

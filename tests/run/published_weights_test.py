@@ -204,3 +204,13 @@ def test_a_picture_tower_alone_goes_into_a_recipe_of_two(shard, tmp_path):
         if not path.endswith("position_embedding"):
             there = after[path.replace("params/", "params/image/", 1)]
             np.testing.assert_array_equal(there, array)
+
+
+def test_a_size_before_the_cut_follows_the_size_that_is_cut_out():
+    source = ROOT / "tests" / "golden" / "whole" / "align_hf"  # resized to 32, of which 27 stay
+    asked = [f"--config={ROOT / 'configs' / 'finetune.py'}", "--workdir=none"]
+    asked += [f"--config.init_from={source}", "--config.data.path=a", "--config.eval_data.path=a"]
+    for size, before in ((27, 32), (54, 64)):
+        config, _, _ = parse_train([*asked, f"--config.image_size={size}"])
+        (resize,) = (t for t in config.eval_data.transforms if t.target.endswith(":Resize"))
+        assert config.preprocess.resize_size == resize.resize_size == before
