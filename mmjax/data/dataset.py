@@ -14,6 +14,7 @@ from mmjax.data.sources.base import Source
 from mmjax.data.sources.fetching import FETCHING, Fetching
 
 _SPREAD_BLOCKS = 8  # that a tokenizer is trained on, or every shard would be fetched for it
+_LARGEST_WEIGHT = 1e100  # shares of sums of them are still numbers
 _TABLES = (".jsonl", ".ndjson", ".csv", ".tsv")
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 
@@ -41,8 +42,11 @@ class Dataset:
     def __post_init__(self) -> None:
         if bool(self.path) == (self.source is not None):
             raise ValueError("give a dataset either path=... or source=..., one of the two.")
-        if not self.weight > 0:
-            raise ValueError(f"weight={self.weight}: a dataset's weight is above 0.")
+        if not 0 < self.weight <= _LARGEST_WEIGHT:
+            raise ValueError(
+                f"weight={str(self.weight)[:20]}: a dataset's weight is above 0 and at most "
+                f"{_LARGEST_WEIGHT:.0e}."
+            )
         if self.source is None:
             object.__setattr__(self, "source", open_source(self.path, self.fetching))
         if len(self.source) == 0:

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -28,6 +29,7 @@ TRAINED_ON = ("data", "first")  # keys of a config that an evaluation does not n
 # Fields of models and towers that count something there is at least one of.
 SIZES = ("dim", "depth", "num_heads", "mlp_dim", "patch_size", "image_size", "length", "vocab_size")
 SIZES += ("embed_dim",)
+EPSILONS = ("norm_epsilon", "epsilon")  # added under a root
 _RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 # Keys of a config that its recipe is made of.
 RECIPE = tuple("preprocess" if name == "contract" else name for name in _RECIPE_FIELDS)
@@ -92,6 +94,8 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
         raise ConfigError("goals is empty; a run needs at least one spec(Goal, objective=...).")
     recipe = make_recipe(made)
     _check_sizes(recipe.model, "model")
+    for name, goal in goals.items():
+        _check_sizes(goal.objective, f"goals.{name}.objective")
     parts = Parts(recipe, streams, _held_out(made), made)
     _check_preprocess(parts)
     for dataset in _everything(parts):
@@ -103,12 +107,16 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
 
 
 def _check_sizes(model: Any, where: str) -> None:
-    """Raises ConfigError for a size of a model, or of a tower of it, that is none."""
+    """Raises ConfigError for a size of a model, or of a tower of it, that is none, and for inf."""
     for field in dataclasses.fields(model) if dataclasses.is_dataclass(model) else ():
         value = getattr(model, field.name, None)
         least = 0 if field.name == "depth" else 1  # of regions a tower may have no block
         if field.name in SIZES and isinstance(value, int) and value < least:
             raise ConfigError(f"{where}.{field.name}={value}: give {least} or more.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{where}.{field.name}={value}: give a finite number.")
+        if field.name in EPSILONS and value < 0:  # a root of less than 0
+            raise ConfigError(f"{where}.{field.name}={value}: give 0 or more.")
         if field.name not in ("parent", "name"):
             _check_sizes(value, f"{where}.{field.name}")
 

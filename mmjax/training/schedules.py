@@ -6,6 +6,8 @@ inside jit or outside. Every warm-up is linear: update k of the first `warmup_st
 updates do not count.
 """
 
+import math
+
 import jax.numpy as jnp
 import optax
 
@@ -129,8 +131,8 @@ def _done(step, first, last):
 
 
 def _check(peak: float, end: float, steps: int | None, **parts: int) -> None:
-    if not 0 <= end <= peak:
-        raise ValueError(f"peak={peak}, end={end}: 0 <= end <= peak is needed.")
+    if not 0 <= end <= peak < math.inf:
+        raise ValueError(f"peak={peak}, end={end}: 0 <= end <= peak is needed, both finite.")
     shown = ", ".join(f"{name}={value}" for name, value in parts.items())
     if min(parts.values()) < 0:
         raise ValueError(f"{shown}: no part of a schedule is shorter than 0 updates.")

@@ -82,3 +82,9 @@ def test_lmdb_is_refused_with_what_to_do(tmp_path):
     for path in (tmp_path / "features", tmp_path / "trainval_feat.lmdb", tmp_path / "x.lmdb/"):
         with pytest.raises(ValueError, match=r"holds pickles .* \.npz members"):
             open_source(str(path))
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), 1e101])
+def test_a_weight_that_is_none_is_refused_where_it_stands(weight):
+    with pytest.raises(ValueError, match="weight=.* above 0 and at most 1e"):
+        Dataset(source=[1], weight=weight)

@@ -83,6 +83,7 @@ def test_schedules_run_inside_jit_on_the_integer_count_of_an_optimizer():
         (lambda: schedules.cosine(1.0, 0), "steps=0"),
         (lambda: schedules.cosine(1.0, 10, end=2.0), "peak=1.0, end=2.0"),
         (lambda: schedules.constant(-1.0), "peak=-1.0"),
+        (lambda: schedules.constant(float("inf")), "peak=inf.*finite"),
         (lambda: schedules.constant(1.0, warmup_steps=-1), "warmup_steps=-1"),
         (lambda: schedules.rsqrt(1.0, 10, 6, 5), "warmup_steps=6, cooldown_steps=5 make 11"),
         (lambda: schedules.rsqrt(1.0, 10, timescale=0), "timescale=0"),

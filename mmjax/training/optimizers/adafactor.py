@@ -7,7 +7,13 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from mmjax.training.optimizers.base import Optimizer, Transformation, check_decays
+from mmjax.training.optimizers.base import (
+    LARGEST,
+    Optimizer,
+    Transformation,
+    check_above_zero,
+    check_decays,
+)
 from mmjax.training.optimizers.layers import by_layer
 
 
@@ -58,11 +64,11 @@ class Adafactor(Optimizer):
         if not 0 < self.b2_cap <= 1:
             raise ValueError(f"b2_cap={self.b2_cap}: above 0 and at most 1 (no cap) is needed.")
         for name in ("b2_exponent", "eps", "min_dim_size_to_factor"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)}: above 0 is needed.")
-        if self.clipping_threshold is not None and self.clipping_threshold <= 0:
+            check_above_zero(**{name: getattr(self, name)})
+        if self.clipping_threshold is not None and not 0 < self.clipping_threshold <= LARGEST:
             raise ValueError(
-                f"clipping_threshold={self.clipping_threshold}: above 0, or None for no clipping."
+                f"clipping_threshold={self.clipping_threshold}: above 0 and finite, or None for no "
+                "clipping."
             )
 
     def chain(

@@ -5,7 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import optax
 
-from mmjax.training.optimizers.base import Optimizer, Transformation, check_decays
+from mmjax.training.optimizers.base import (
+    Optimizer,
+    Transformation,
+    check_above_zero,
+    check_decays,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +37,7 @@ class AdamW(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_decays(b1=self.b1, b2=self.b2)
-        if self.eps <= 0:
-            raise ValueError(f"eps={self.eps}: above 0 is needed.")
+        check_above_zero(eps=self.eps)
 
     def chain(
         self, shapes: Mapping[str, tuple[int, ...]], decay: Transformation

@@ -29,6 +29,7 @@ NO_DECAY = (
     (".*", 1.0),
 )
 MU_DTYPES = ("float32", "bfloat16")
+LARGEST = float(np.finfo(np.float32).max)  # beyond it a number is infinite in the step
 
 Transformation = optax.GradientTransformation
 
@@ -73,10 +74,14 @@ class Optimizer(abc.ABC):
     mu_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay={self.weight_decay}: at least 0 is needed.")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm={self.clip_norm}: above 0, or None for no clipping.")
+        if not 0 <= self.weight_decay <= LARGEST:
+            raise ValueError(
+                f"weight_decay={self.weight_decay}: a finite number of at least 0 is needed."
+            )
+        if self.clip_norm is not None and not 0 < self.clip_norm <= LARGEST:
+            raise ValueError(
+                f"clip_norm={self.clip_norm}: above 0 and finite, or None for no clipping."
+            )
         if self.mu_dtype not in MU_DTYPES:
             raise ValueError(f"mu_dtype={self.mu_dtype!r} is none of {', '.join(MU_DTYPES)}.")
         for name in ("rate_rules", "decay_rules"):
@@ -84,14 +89,22 @@ class Optimizer(abc.ABC):
         for pattern, value in (*self.rate_rules, *self.decay_rules):
             if not isinstance(value, int | float):
                 raise ValueError(f"rule ({pattern!r}, {value!r}): a multiplier is a number.")
-            if value < 0:
-                raise ValueError(f"rule ({pattern!r}, {value}): a multiplier is at least 0.")
+            if not 0 <= value <= LARGEST:
+                raise ValueError(
+                    f"rule ({pattern!r}, {value}): a multiplier is finite and at least 0."
+                )
         for clamp in self.clamps:
             if not (isinstance(clamp, tuple | list) and len(clamp) == 3):
                 raise ValueError(f"clamps: {clamp!r} is none; write ('pattern', low, high).")
         for pattern, low, high in self.clamps:
             if low is not None and high is not None and low > high:
                 raise ValueError(f"clamp ({pattern!r}, {low}, {high}): low is above high.")
+            # -inf below and inf above are no bound, as None is; the other way all becomes infinite.
+            if (low is not None and low > LARGEST) or (high is not None and high < -LARGEST):
+                raise ValueError(
+                    f"clamp ({pattern!r}, {low}, {high}): no finite number lies between; give "
+                    "finite bounds, or None for no bound on that side."
+                )
 
     @abc.abstractmethod
     def chain(
@@ -187,6 +200,13 @@ def check_decays(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
             raise ValueError(f"{name}={value}: 0 <= {name} < 1 is needed.")
+
+
+def check_above_zero(**values: float | int) -> None:
+    """Raises ValueError where a number is not finite and above 0."""
+    for name, value in values.items():
+        if not 0 < value <= LARGEST:
+            raise ValueError(f"{name}={value}: above 0 and finite is needed.")
 
 
 def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:

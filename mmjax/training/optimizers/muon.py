@@ -9,7 +9,13 @@ import optax
 from optax import contrib
 
 from mmjax import paths
-from mmjax.training.optimizers.base import Optimizer, Transformation, check_decays
+from mmjax.training.optimizers.base import (
+    LARGEST,
+    Optimizer,
+    Transformation,
+    check_above_zero,
+    check_decays,
+)
 from mmjax.training.optimizers.layers import STACKS, layer_shape
 from mmjax.training.rules import whole
 from mmjax.typing import PyTree
@@ -65,10 +71,11 @@ class Muon(Optimizer):
         check_decays(momentum=self.momentum, b1=self.b1, b2=self.b2)
         if self.newton_schulz_steps < 1:
             raise ValueError(f"newton_schulz_steps={self.newton_schulz_steps}: at least 1.")
-        if self.eps <= 0:
-            raise ValueError(f"eps={self.eps}: above 0 is needed.")
-        if self.match_rms is not None and self.match_rms <= 0:
-            raise ValueError(f"match_rms={self.match_rms}: above 0, or None for no matching.")
+        check_above_zero(eps=self.eps)
+        if self.match_rms is not None and not 0 < self.match_rms <= LARGEST:
+            raise ValueError(
+                f"match_rms={self.match_rms}: above 0 and finite, or None for no matching."
+            )
 
     def chain(
         self, shapes: Mapping[str, tuple[int, ...]], decay: Transformation

@@ -79,6 +79,8 @@ def test_the_second_moments_of_a_stack_of_matrices_are_vectors_for_each_layer():
         ({"b2_exponent": 0.0}, r"b2_exponent=0\.0"),
         ({"min_dim_size_to_factor": 0}, "min_dim_size_to_factor=0"),
         ({"clipping_threshold": 0.0}, r"clipping_threshold=0\.0"),
+        ({"clipping_threshold": float("inf")}, "clipping_threshold=inf"),
+        ({"eps": float("inf")}, "eps=inf"),
         ({"momentum": -0.1}, r"momentum=-0\.1"),
     ],
 )

@@ -159,11 +159,27 @@ def test_clamps_hold_after_the_update(parameters, run):
         ({"clip_norm": 0.0}, "clip_norm=0.0"),
         ({"rate_rules": ((".*", -1.0),)}, "-1.0"),
         ({"clamps": (("log_scale", 2.0, 1.0),)}, "low is above high"),
+        ({"eps": math.inf}, "eps=inf: above 0 and finite"),
+        ({"weight_decay": math.inf}, "weight_decay=inf: a finite number"),
+        ({"weight_decay": 1e39}, r"weight_decay=1e\+39: a finite number"),  # not as a float32
+        ({"clip_norm": math.inf}, "clip_norm=inf: .*None for no clipping"),
+        ({"rate_rules": ((".*", math.inf),)}, "inf.*: a multiplier is finite"),
+        ({"decay_rules": ((".*", 1e39),)}, "39.: a multiplier is finite"),
+        ({"clamps": (("log_scale", math.inf, None),)}, "inf, None.*no finite number"),
+        ({"clamps": (("log_scale", None, -math.inf),)}, "None, -inf.*no finite number"),
     ],
 )
 def test_numbers_out_of_range_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         AdamW(schedules.constant(1.0), **fields)
+
+
+def test_an_infinite_clamp_on_its_own_side_is_no_bound(parameters, run):
+    params = parameters()
+    optimizer = AdamW(clamps=(("bias", -math.inf, math.inf),), **NO_CLIP)
+    found, _ = run(optimizer, params, [parameters(1)])
+    same, _ = run(AdamW(**NO_CLIP), params, [parameters(1)])
+    assert float(found["bias"]) == float(same["bias"])
 
 
 @pytest.mark.parametrize(

@@ -48,3 +48,5 @@ def test_rules_that_name_layers_are_refused(parameters):
 def test_an_epsilon_of_zero_is_refused():
     with pytest.raises(ValueError, match=r"eps=0\.0: above 0"):
         LAMB(schedules.constant(1.0), eps=0.0)
+    with pytest.raises(ValueError, match="eps=inf: above 0 and finite"):
+        LAMB(schedules.constant(1.0), eps=float("inf"))

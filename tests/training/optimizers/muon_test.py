@@ -104,6 +104,8 @@ def test_by_default_muon_takes_the_layers_in_which_two_streams_meet():
         ({"newton_schulz_steps": 0}, "newton_schulz_steps=0"),
         ({"match_rms": 0.0}, r"match_rms=0\.0"),
         ({"eps": 0.0}, r"eps=0\.0"),
+        ({"match_rms": float("inf")}, "match_rms=inf"),
+        ({"eps": float("inf")}, "eps=inf"),
     ],
 )
 def test_numbers_out_of_range_are_refused(fields, message):
