@@ -286,6 +286,7 @@ def _train(
         # Where another process got the signal, this one stops by its word.
         if step < config.steps or hooks.cut_short:
             raise Stopped(stop.signal or signal.SIGTERM, step, last=step == config.steps)
+        _tell_skipped(int(jax.device_get(state.counters["skipped"])), step)
     except BaseException as error:
         hooks.ended_by(error)
         raise
@@ -311,6 +312,22 @@ def _check_saved(checkpoints: Checkpoints, hooks: RunHooks, start: int, step: in
             f"step {step} could not be saved ({problem}). Make room or mend the disk; the same "
             "command goes on from the last checkpoint."
         )
+
+
+def _tell_skipped(skipped: int, step: int) -> None:
+    """Says at the end how many updates were not made; a run that made none has not trained.
+
+    Raises:
+      Failed: every update was skipped, on all processes alike.
+    """
+    if step and skipped >= step:
+        raise Failed(
+            f"all {step} updates were skipped, since loss or gradient was not finite: nothing was "
+            "trained. Lower the rate, or look at the data and the model's first values; then start "
+            "anew with --overwrite."
+        )
+    if skipped:
+        say(f"{skipped} of {step} updates were skipped, since loss or gradient was not finite.")
 
 
 def _timed(feed: Feed, pace: Pace, watch: Watch, start: int) -> Iterator[dict[str, Batch]]:

@@ -86,5 +86,5 @@ def test_lmdb_is_refused_with_what_to_do(tmp_path):
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), 1e101])
 def test_a_weight_that_is_none_is_refused_where_it_stands(weight):
-    with pytest.raises(ValueError, match="weight=.* above 0 and at most 1e"):
+    with pytest.raises(ValueError, match=r"weight=.* above 0 and at most 1e"):
         Dataset(source=[1], weight=weight)

@@ -40,7 +40,7 @@ class Numbers:
     """Features; in the batches named, the first row's are multiplied by `factor`."""
 
     batches: tuple[int, ...] = ()
-    factor: float = float("nan")
+    factor: float = float("inf")
 
     def __call__(self, sample, rng):
         # The second word of the key is the row's index; 8 rows a batch.
@@ -79,7 +79,7 @@ def config(tmp_path_factory):
     return path
 
 
-def broken(*batches, factor="nan"):
+def broken(*batches, factor="inf"):
     """Flags: these batches (from 0) hold features that are not what they should be."""
     return (
         f"--config.data.transforms[0].batches={batches!r}",
@@ -93,7 +93,9 @@ def finite(state):
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(trainer, lab, config, tmp_path):
-    trainer.finish(tmp_path, *broken(2, 7, 8), config=config)  # steps 3, 8, 9: at and beside saves
+    # Steps 3, 8 and 9: at and beside saves.
+    run = trainer.finish(tmp_path, *broken(2, 7, 8), config=config)
+    assert "3 of 12 updates were skipped, since loss or gradient was not finite." in run.out
     lines = lab.log(tmp_path)
     assert [str(entry["loss"]) == "nan" for entry in lines] == [
         k in (3, 8, 9) for k in range(1, 13)
@@ -110,7 +112,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(trainer, lab, config, 
 
 @pytest.mark.parametrize(
     ("factor", "loss_too"),
-    [("inf", True), ("nan", True), ("1e25", False)],  # 1e25 is too much for the gradient alone
+    [("inf", True), ("1e25", False)],  # 1e25 is too much for the gradient alone
 )
 def test_a_skipped_step_leaves_all_as_it_was(trainer, lab, config, tmp_path, factor, loss_too):
     trainer.finish(
@@ -160,6 +162,15 @@ def test_with_a_good_step_between_the_run_goes_on(trainer, lab, config, tmp_path
     flags = broken(1, 2, 4, 5, 7, 8, 10)
     trainer.finish(tmp_path, *flags, "--config.rhythm.max_skipped=3", config=config)
     assert lab.log(tmp_path)[-1]["skipped_updates"] == 7
+
+
+def test_a_run_that_made_no_update_has_failed(trainer, lab, config, tmp_path):
+    run = trainer.start(tmp_path, *broken(0, 1, 2), "--config.steps=3", config=config)
+    assert run.wait() == 1
+    (line,) = run.lines
+    assert line.startswith("error: all 3 updates were skipped, since loss or gradient was not")
+    assert "all 3 updates were skipped" in (tmp_path / "report.html").read_text()
+    assert lab.steps(tmp_path) == [3]
 
 
 def test_ten_times_the_loss_is_a_normal_step(trainer, lab, config, tmp_path):
