@@ -4,6 +4,7 @@ It can be made at any time and again, also from what a crashed run left behind: 
 missing or damaged leaves a note. The file holds no script and loads nothing.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -34,6 +35,7 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
 
     Raises:
       FileNotFoundError: the workdir itself does not exist.
+      OSError: the report cannot be written; an older one stays.
     """
     folder = pathlib.Path(workdir)
     if not folder.is_dir():
@@ -41,8 +43,13 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
     content = page(f"mmjax report: {folder.resolve().name}", _body(read_run(folder)))
     path = folder / "report.html"
     partial = folder / "report.html.partial"
-    partial.write_bytes(content.encode("utf-8", "replace"))
-    partial.replace(path)
+    try:
+        partial.write_bytes(content.encode("utf-8", "replace"))
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # what refused the one may refuse the other
+            partial.unlink()
+        raise
     return path
 
 

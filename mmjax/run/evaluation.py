@@ -3,7 +3,6 @@
 import json
 
 from mmjax.config import ConfigError, from_json, override
-from mmjax.evaluation.report import write_report
 from mmjax.parallel import compilation, cpu, hosts
 from mmjax.parallel.accelerator import leave_out_tpu, require
 from mmjax.parallel.watchdog import Watch
@@ -17,7 +16,7 @@ from mmjax.run.assembly import (
 from mmjax.run.beginning import kept_tokenizer, start_mesh
 from mmjax.run.config_file import linked
 from mmjax.run.console import refusing, say
-from mmjax.run.held_out import Evaluations, print_numbers, to_line
+from mmjax.run.held_out import Evaluations, print_numbers, say_report, to_line
 from mmjax.run.vocabulary import ANSWERS, with_answers
 from mmjax.training.checkpoint import SetAside
 from mmjax.training.compiled import Compiled, shapes_from_plain
@@ -136,5 +135,5 @@ def _evaluate(
     say(f"step {found}:\n{print_numbers(numbers)}")
     say(to_line(found, numbers))
     if hosts.is_main():
-        say(f"report: {home.child(write_report(home.folder).name)}")
+        say_report(home)
     return numbers

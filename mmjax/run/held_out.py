@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from jax.sharding import Mesh
 
 from mmjax.data.pipeline import Reading
+from mmjax.evaluation.report import write_report
 from mmjax.run.assembly import Parts
+from mmjax.run.console import say
 from mmjax.run.evaluating import Evaluation
+from mmjax.training.home import Home
 from mmjax.training.state import State
 
-__all__ = ["Evaluations", "print_numbers", "to_line"]
+__all__ = ["Evaluations", "print_numbers", "say_report", "to_line"]
 
 
 class Evaluations:
@@ -32,6 +35,14 @@ class Evaluations:
         for evaluation in self._each:
             numbers |= evaluation(state, step, workdir)
         return numbers
+
+
+def say_report(home: Home) -> None:
+    """Writes the report and says where it is; a disk that refuses undoes nothing that was done."""
+    try:
+        say(f"report: {home.child(write_report(home.folder).name)}")
+    except OSError as error:
+        say(f"report: not written ({error}); eval.py makes it again.")
 
 
 def print_numbers(numbers: Mapping[str, float]) -> str:

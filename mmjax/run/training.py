@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from mmjax.config import ConfigError, override, to_json
 from mmjax.data.device import Feed
-from mmjax.evaluation.report import write_report
 from mmjax.interop import origin
 from mmjax.parallel import compilation, cpu, hosts
 from mmjax.parallel.accelerator import leave_out_tpu, require
@@ -41,7 +40,7 @@ from mmjax.run.beginning import (
 )
 from mmjax.run.console import refusing, say
 from mmjax.run.feeding import late_is_failure, open_feed
-from mmjax.run.held_out import Evaluations, print_numbers
+from mmjax.run.held_out import Evaluations, print_numbers, say_report
 from mmjax.run.hooks import Profile, RunHooks
 from mmjax.run.options import PLAIN, Options, Stopped
 from mmjax.run.vocabulary import ANSWERS, check_answers, keep_answers, with_answers
@@ -172,10 +171,7 @@ def _end(home: Home, lock: Held | None, begun: bool) -> None:
     except OSError:  # a store that does not answer takes no lock away
         ours = begun
     if ours:
-        try:
-            say(f"report: {home.child(write_report(home.folder).name)}")
-        except OSError as error:
-            say(f"report: not written ({error}); eval.py makes it again.")
+        say_report(home)
     try:
         home.close(write=ours)
     except OSError as error:

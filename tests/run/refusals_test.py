@@ -257,3 +257,14 @@ def test_an_evaluation_tells_of_the_newer_step_that_it_leaves_out(tmp_path, caps
     assert "checkpoint 2 is damaged" in told
     assert "step 1 is evaluated" in told
     assert newest.exists()
+
+
+def test_an_evaluation_whose_report_cannot_be_written_tells_its_numbers(tmp_path, capsys):
+    train(changed("features"), str(tmp_path), Options())
+    (tmp_path / "report.html").unlink()
+    (tmp_path / "report.html").mkdir()  # refused to root too, as a read-only disk is
+    capsys.readouterr()
+    assert evaluate(str(tmp_path))
+    told = capsys.readouterr().out
+    assert "report: not written ([Errno" in told
+    assert not (tmp_path / "report.html.partial").exists()
