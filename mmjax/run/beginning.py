@@ -36,6 +36,7 @@ from mmjax.run.vocabulary import ANSWERS
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.compiled import Compiled
 from mmjax.training.home import Home
+from mmjax.training.manifest import write_atomic
 from mmjax.training.state import State
 from mmjax.training.step import Goal
 from mmjax.training.weighing import check_course
@@ -233,7 +234,7 @@ def begin(
             state = compiled.with_params(state, *trees)
             if hosts.is_main():
                 for name, content in told.items():
-                    (home.folder / name).write_bytes(content)
+                    write_atomic(home.folder / name, content)
         return state, 0, 0
     saved = json.loads(checkpoints.restore_files(latest)["data.json"])
     offset = saved["offset"]

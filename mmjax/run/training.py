@@ -38,7 +38,7 @@ from mmjax.run.beginning import (
     stream_makers,
     with_own_files,
 )
-from mmjax.run.console import refusing, say
+from mmjax.run.console import keeping, refusing, say
 from mmjax.run.feeding import late_is_failure, open_feed
 from mmjax.run.held_out import Evaluations, print_numbers, say_report
 from mmjax.run.hooks import Profile, RunHooks
@@ -51,6 +51,7 @@ from mmjax.training.flops import peak_flops
 from mmjax.training.home import Home, open_home
 from mmjax.training.logging import MetricLog
 from mmjax.training.loop import train as train_loop
+from mmjax.training.manifest import write_atomic
 from mmjax.training.progress import Pace, Progress
 from mmjax.training.replay import Replay
 from mmjax.training.signals import StopRequest
@@ -233,21 +234,24 @@ def _train(
     online, more = tracking.begin(config, folder, checkpoints.restore_files(start) if start else {})
     files |= more
     if hosts.is_main():
-        keep_tokenizer(parts, folder)
-        keep_answers(parts, folder)
+        with keeping():
+            keep_tokenizer(parts, folder)
+            keep_answers(parts, folder)
     for name in (*TOKENIZERS, ANSWERS, *origin.FILES):
         if (folder / name).exists():
             files[name] = (folder / name).read_bytes()
     if hosts.is_main():
-        for name in ("environment.json", "preprocess.json"):
-            (folder / name).write_text(files[name], encoding="utf-8")
+        with keeping():
+            for name in ("environment.json", "preprocess.json"):
+                write_atomic(folder / name, files[name].encode())
     if start >= config.steps:
         say(f"the run is at step {start} of {config.steps} already; raise --config.steps to go on.")
     pace = Pace(start)
     feed = open_feed(
         makers, start - offset, config.steps - offset, settings["reading"], batch_sharding(mesh)
     )
-    log = MetricLog(folder, start, config.tensorboard, online=online)
+    with keeping():
+        log = MetricLog(folder, start, config.tensorboard, online=online)
     progress = Progress(config.steps, pace)
     hooks = RunHooks(
         folder=folder,

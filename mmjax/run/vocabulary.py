@@ -9,6 +9,7 @@ from mmjax.data.dataset import Dataset, Mixture, members_of
 from mmjax.data.transforms.answers import AnswerScores
 from mmjax.run.assembly import Parts, bind, needs
 from mmjax.training.home import Home
+from mmjax.training.manifest import write_atomic
 
 __all__ = ["ANSWERS", "answers_of", "check_answers", "keep_answers", "with_answers"]
 
@@ -29,9 +30,7 @@ def keep_answers(parts: Parts, folder: pathlib.Path) -> None:
     found = [answers_of(stream.data) for stream in parts.streams.values()]
     used = next((answers for answers in found if answers is not None), None)
     if used is not None:
-        partial = folder / f"{ANSWERS}.partial"
-        partial.write_text(used.to_json(), encoding="utf-8")
-        partial.replace(folder / ANSWERS)
+        write_atomic(folder / ANSWERS, used.to_json().encode())
 
 
 def with_answers(parts: Parts, kept: pathlib.Path, own_first: bool = False) -> Parts:

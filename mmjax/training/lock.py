@@ -85,8 +85,10 @@ class Lock(Heart):
                 if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
                     raise
                 _create_exclusive(self._path, temporary.read_bytes())
-        except OSError:
+        except OSError as error:
             self._mine = {}
+            if error.errno:
+                error.filename = error.filename or str(self._path)
             raise
         finally:
             temporary.unlink(missing_ok=True)

@@ -68,8 +68,10 @@ def write_atomic(path: pathlib.Path, data: bytes) -> None:
     try:
         write_synced(temporary, data)
         os.replace(temporary, path)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        if error.errno:
+            error.filename = str(path)  # a write that fails does not know of what
         raise
     sync_folder(path.parent)
 

@@ -11,6 +11,7 @@ decides, the others get its answer, so all processes call these alike.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -26,6 +27,7 @@ from mmjax.training.object_lock import ObjectLock
 __all__ = [
     "CONFIG",
     "METRICS",
+    "NO_ROOM",
     "Busy",
     "Decision",
     "Found",
@@ -61,6 +63,7 @@ OWN = (
 )
 _OVERWRITTEN = ".overwritten"
 Held = Lock | ObjectLock
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SHOWN = 8
 
 
@@ -325,6 +328,7 @@ def together(act: Callable[[], Any]) -> Any:
     Raises:
       Busy: `act` raised it.
       ValueError: `act` raised a ValueError or an OSError.
+      OSError: `act` raised one since there is no room on the disk, which is nobody's input.
     """
     answer: dict[str, Any] = {}
     if hosts.is_main():
@@ -332,7 +336,11 @@ def together(act: Callable[[], Any]) -> Any:
             answer = {"value": act()}
         except (ValueError, OSError) as error:
             answer = {"error": str(error), "busy": isinstance(error, Busy)}
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                answer["no_room"] = (error.errno, error.strerror, error.filename)
     answer = json.loads(hosts.broadcast_bytes(json.dumps(answer).encode()))
+    if "no_room" in answer:
+        raise OSError(*answer["no_room"])
     if "error" in answer:
         raise (Busy if answer["busy"] else ValueError)(answer["error"])
     return answer["value"]

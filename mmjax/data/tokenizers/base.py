@@ -134,6 +134,10 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     try:
         part.write_bytes(content)
         os.replace(part, path)
+    except OSError as error:
+        if error.errno:
+            error.filename = str(path)  # a write that fails does not know of what
+        raise
     finally:
         part.unlink(missing_ok=True)
 
