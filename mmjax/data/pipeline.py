@@ -44,10 +44,13 @@ class Reading:
     stall_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.workers < 0 or self.threads < 1 or self.ahead < 1 or self.stall_seconds <= 0:
+        # A lock cannot wait for longer than that, 292 years on Linux.
+        waits = 0 < self.stall_seconds <= threading.TIMEOUT_MAX
+        if self.workers < 0 or self.threads < 1 or self.ahead < 1 or not waits:
             raise ValueError(
                 f"reading: workers={self.workers} (0 or more), threads={self.threads} (1 or more), "
-                f"ahead={self.ahead} (1 or more), stall_seconds={self.stall_seconds} (above 0)."
+                f"ahead={self.ahead} (1 or more), stall_seconds={self.stall_seconds} "
+                f"(above 0, at most {threading.TIMEOUT_MAX:.0f})."
             )
 
 

@@ -413,3 +413,9 @@ def test_a_forgotten_resize_is_said_before_the_first_batch(tmp_path):
 class Decode:
     def __call__(self, sample, rng):
         return {**sample, "image": pixels(sample["image"])}
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, 1e12, float("inf")])
+def test_a_wait_that_no_lock_can_keep_is_refused(seconds):
+    with pytest.raises(ValueError, match=r"reading: .*stall_seconds=.*above 0, at most"):
+        Reading(stall_seconds=seconds)
