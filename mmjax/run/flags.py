@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 import signal
 import sys
 import traceback
@@ -16,6 +17,8 @@ from mmjax.run.options import COMPILES, Options, Stopped
 from mmjax.training.failing import Failed
 
 _OVERRIDE = "--config."
+# Of a config, as data.path does by itself; a shell sees no '~' behind an equals sign.
+_HOME = ("init_from", "tokenizer.path", "answers.path")
 _AGAIN = "The same command, started on all, goes on from the last checkpoint."
 EXIT_WRONG = 2  # something the person typed
 
@@ -176,6 +179,9 @@ def _parse(
     known, unknown = parser.parse_known_args(rest)
     if unknown:
         raise ConfigError(f"unknown {unknown[0]!r}.{nearest(unknown[0], flags)}")
+    overrides = [
+        (path, os.path.expanduser(text) if path in _HOME else text) for path, text in overrides
+    ]
     return known, overrides
 
 

@@ -13,6 +13,7 @@ Either way the run reads and writes files in `home.folder`. At an address that i
 process, and `RemoteHome` carries what is in it there and back.
 """
 
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -101,7 +102,7 @@ class LocalHome:
 
     def __init__(self, name: str):
         self.name = name
-        self.folder = pathlib.Path(name).absolute()
+        self.folder = pathlib.Path(os.path.expanduser(name)).absolute()
 
     @contextmanager
     def locked(self) -> Iterator[Held | None]:
@@ -168,12 +169,15 @@ def open_home(name: str) -> Home:
     """The workdir of a name; touches no device, and nothing is written yet.
 
     Args:
-      name: a folder, or an address such as gs://bucket/run.
+      name: a folder ('~' is the home folder), or an address such as gs://bucket/run.
 
     Raises:
-      ValueError: half an address, an unknown protocol, or one whose package is missing.
+      ValueError: a blank name, half an address, an unknown protocol, or one whose package is
+        missing.
       OSError: the store cannot be reached, or this host has no room for a copy.
     """
+    if not name.strip():
+        raise ValueError(f"--workdir={name!r} is blank; name a folder or an address.")
     if _HALF.match(name):
         raise ValueError(
             f"--workdir={name!r}: an address is written as gs://bucket/run (and a folder with such "

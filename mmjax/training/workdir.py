@@ -302,8 +302,14 @@ def _word(value: Any, limit: int | None = 80) -> str:
 def _make(folder: pathlib.Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(f"{folder} is a file; choose another --workdir.") from None
+    except FileExistsError as error:  # of the folder, or of one above it
+        place = pathlib.Path(error.filename)
+        if place.is_symlink() and not place.exists():
+            raise FileNotFoundError(
+                f"{place} is a link to {os.readlink(place)}, which is not there; make that folder, "
+                "or choose another --workdir."
+            ) from None
+        raise NotADirectoryError(f"{place} is a file; choose another --workdir.") from None
     except OSError as error:
         told = f"{folder} cannot be made: {error.strerror}; choose another --workdir."
         raise type(error)(told) from None

@@ -162,6 +162,15 @@ def test_a_folder_may_have_a_colon_in_its_name(name, here):
     assert open_home(name).folder == (here / name)
 
 
+def test_a_tilde_is_the_home_folder_and_a_blank_name_no_folder(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "me"))
+    assert open_home("~/run").folder == here / "me" / "run"
+    assert open_home("./~").folder == here / "~"
+    for act in (lambda name: train(changed(), name), evaluate):
+        with pytest.raises(ConfigError, match=r"^--workdir=' ' is blank; name a folder or"):
+            act(" ")
+
+
 def test_an_address_without_a_run_has_nothing_to_evaluate(here):
     with pytest.raises(ConfigError, match=r"^memory://nothing/run holds no config\.json"):
         evaluate("memory://nothing/run")

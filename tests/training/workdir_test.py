@@ -180,6 +180,16 @@ def test_both_flags_and_a_file_as_workdir_are_refused(tmp_path: pathlib.Path) ->
         pass
 
 
+def test_a_workdir_that_is_a_link_to_nothing_is_called_so(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for folder in (tmp_path / "link", tmp_path / "link" / "run"):
+        with (
+            pytest.raises(ValueError, match=r"link is a link to .*gone, which is not there; make"),
+            workdir.locked(folder),
+        ):
+            pass
+
+
 def test_what_a_refused_start_has_left_is_no_run(tmp_path: pathlib.Path) -> None:
     settle(tmp_path, ONE, decide(tmp_path, ONE))
     (tmp_path / "tokenizer.json").write_text("{}")
