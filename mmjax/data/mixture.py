@@ -13,7 +13,10 @@ from mmjax.data.block_order import BlockOrder
 from mmjax.data.shuffle import round_keys, shuffled
 from mmjax.data.sources.base import Blocks
 
-PERIOD = 1000  # weights are kept to a thousandth
+PERIOD = 1000  # after so many samples turns repeat, where that keeps the shares well enough
+LONGEST = 1_000_000  # samples of a longer period; 12 bytes each
+CLOSE = 0.01  # how far a source's share may be from what its weight asks, as part of that
+_FEWEST = 101  # turns of each source, from which on rounding alone keeps the shares as close
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Order:
       batch_size: rows of a batch, for `Blocks.lanes`.
 
     Raises:
-      ValueError: a weight that gives its source no turn in 1000, or lanes that do not go with the
-        batch.
+      ValueError: weights so unlike that no period of a million samples keeps their shares, or lanes
+        that do not go with the batch.
     """
 
     sizes: tuple[int, ...]
@@ -48,20 +51,10 @@ class Order:
     def _turns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For each index of a period: the source, and how many turns it had before; totals."""
         shares = np.asarray(self.weights, np.float64) / sum(self.weights)
-        period = PERIOD if len(shares) > 1 else 1
-        source = np.zeros(period, np.int32)
-        before = np.zeros(period, np.int64)
-        turns = np.zeros(len(shares), np.int64)
-        for index in range(period):
-            chosen = int(np.argmax(shares * (index + 1) - turns))  # the one furthest behind
-            source[index], before[index] = chosen, turns[chosen]
-            turns[chosen] += 1
-        if not turns.all():
-            raise ValueError(
-                f"weights {self.weights}: each source needs at least 1/{PERIOD} of the samples. "
-                "Raise the smallest, or leave its dataset out."
-            )
-        return source, before, turns
+        if len(shares) == 1:
+            return np.zeros(1, np.int32), np.zeros(1, np.int64), np.ones(1, np.int64)
+        found = _take_turns(shares)
+        return found if _are_close(found[2], shares) else _spread_turns(shares)
 
     def __call__(self, index: int) -> tuple[int, int]:
         """(source number, position) of the sample at an index, 0 or more."""
@@ -101,3 +94,46 @@ class Order:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
+
+
+_Turns = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _are_close(turns: np.ndarray, shares: np.ndarray) -> bool:
+    off = np.abs(turns / turns.sum() - shares)
+    return bool(turns.all() and np.all(off <= CLOSE * shares))
+
+
+def _take_turns(shares: np.ndarray) -> _Turns:
+    """A period of `PERIOD` samples, each of the source that is furthest behind its share."""
+    source = np.zeros(PERIOD, np.int32)
+    before = np.zeros(PERIOD, np.int64)
+    turns = np.zeros(len(shares), np.int64)
+    for index in range(PERIOD):
+        chosen = int(np.argmax(shares * (index + 1) - turns))
+        source[index], before[index] = chosen, turns[chosen]
+        turns[chosen] += 1
+    return source, before, turns
+
+
+def _spread_turns(shares: np.ndarray) -> _Turns:
+    """The shortest period that keeps the shares, in which each source's turns are spread evenly.
+
+    Raises:
+      ValueError: it is longer than `LONGEST`.
+    """
+    # So many turns of the smallest make a period that is not too long; 0 may be.
+    most = min(_FEWEST, int(LONGEST * shares.min()))
+    for least in range(1, most + 1):
+        turns = np.rint(least * shares / shares.min()).astype(np.int64)
+        if _are_close(turns, shares):
+            source = np.repeat(np.arange(len(turns), dtype=np.int32), turns)
+            before = np.concatenate([np.arange(number) for number in turns])
+            # One sort: what _take_turns does would take seconds for so many.
+            order = np.argsort((before + 0.5) / turns[source], kind="stable")
+            return source[order], before[order], turns
+    raise ValueError(
+        f"weights: the smallest of {len(shares)} gives its source {shares.min():.1e} of the "
+        f"samples, too few to keep all shares within {CLOSE:.0%} in {LONGEST:,} samples. "
+        "Raise it, or leave its dataset out."
+    )

@@ -192,11 +192,13 @@ def test_a_mixture_keeps_its_weights_and_each_source_its_own_epoch():
 
 
 def test_a_weight_that_gives_no_turn_is_refused_before_anything_is_drawn():
-    with pytest.raises(ValueError, match="1/1000 of the samples"):
-        Order((10, 10), (1.0, 1e-4), seed=0)
-    with pytest.raises(ValueError, match="1/1000 of the samples"):
-        training_rows((dataset(weight=1e-4), dataset()), 0, "main")
-    Order((10, 10), (999.0, 1.0), seed=0)
+    with pytest.raises(ValueError, match=r"smallest of 2 gives its source 1\.0e-07 of the samples"):
+        Order((10, 10), (1.0, 1e-7), seed=0)
+    with pytest.raises(ValueError, match=r"smallest of 2 gives its source 1\.0e-07 of the samples"):
+        training_rows((dataset(weight=1e-7), dataset()), 0, "main")
+    Order((10, 10), (1e6, 1.1), seed=0)
+    with pytest.raises(ValueError, match="smallest of 2"):
+        Order((10, 10), (1e100, 1e-300), seed=0)
 
 
 @pytest.mark.parametrize("high", [1 << 63, (1 << 64) - 2])
