@@ -64,11 +64,21 @@ def begin(prefix: str, *_: Any) -> None:
         shared_memory._make_filename = lambda: f"/{prefix}{secrets.token_hex(8)}"
 
 
-def release() -> None:
-    """Removes this trainer's segments, at its end; arrays in use stay usable."""
-    for path in _SHARED.glob(f"{_space()}{os.getpid()}-*"):
+def release(locks: bool = False) -> None:
+    """Removes this trainer's segments, at its end; arrays in use stay usable.
+
+    Args:
+      locks: whether its locks and queues too: only where the process then ends at once, since
+        Python's own exit removes them and complains of one that is gone.
+    """
+    own = f"{_space()}{os.getpid()}-"
+    found = [(path, path.name, "shared_memory") for path in _SHARED.glob(f"{own}*")]
+    if locks:
+        paths = _SHARED.glob(f"sem.{own}*")
+        found += [(path, path.name.removeprefix("sem."), "semaphore") for path in paths]
+    for path, name, kind in found:
         with contextlib.suppress(OSError):
             path.unlink()
             # Or the tracker would complain of a leak; and of a name that it has not heard of.
-            resource_tracker.register(f"/{path.name}", "shared_memory")
-            resource_tracker.unregister(f"/{path.name}", "shared_memory")
+            resource_tracker.register(f"/{name}", kind)
+            resource_tracker.unregister(f"/{name}", kind)

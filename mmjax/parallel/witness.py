@@ -49,7 +49,7 @@ def testify(facts: dict[str, Any], stacks: str, now: float) -> str:
     if gone:
         return (
             f"error: {who} was ended in {doing}, since {'; '.join(gone)}. The same command, "
-            "started on all, goes on from the last checkpoint."
+            "started on all, goes on from the last checkpoint, or begins anew where there is none."
         )
     twice = ", or started twice under one number" if doing in _STARTS else ""
     return (

@@ -63,7 +63,7 @@ def open_feed(
                 raise
             raise Failed(
                 f"{who()} ended: {error} Out of memory, or ended by hand? The same command goes "
-                "on from the last checkpoint."
+                "on from the last checkpoint, or begins anew where there is none."
             ) from error
         finally:
             for iterator in opened.values():

@@ -19,7 +19,8 @@ from mmjax.training.failing import Failed
 _OVERRIDE = "--config."
 # Of a config, as data.path does by itself; a shell sees no '~' behind an equals sign.
 _HOME = ("init_from", "tokenizer.path", "answers.path")
-_AGAIN = "The same command, started on all, goes on from the last checkpoint."
+_AGAIN = "The same command, started on all, goes on from the last checkpoint, "
+_AGAIN += "or begins anew where there is none."
 EXIT_WRONG = 2  # something the person typed
 
 
@@ -222,6 +223,7 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
             text = f"this process cannot go on, since {culprit}"
             with contextlib.suppress(OSError, ValueError):
                 print(f"error: {text}. {_AGAIN}", file=sys.stderr, flush=True)
+        workers.release(locks=True)
         hosts.leave(status, text.splitlines()[-1])
     sys.exit(status)
 

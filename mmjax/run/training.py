@@ -306,12 +306,11 @@ def _check_saved(checkpoints: Checkpoints, hooks: RunHooks, start: int, step: in
     problem = ""
     if hosts.is_main() and step > start and step not in checkpoints.steps():
         problem = hooks.last_problem or "its checkpoint is gone"
+        kept = "goes on from the last checkpoint" if checkpoints.steps() else "begins anew"
+        problem = f"({problem}). Make room or mend the disk; the same command {kept}."
     problem = hosts.broadcast_bytes(problem.encode()).decode()
     if problem:
-        raise Failed(
-            f"step {step} could not be saved ({problem}). Make room or mend the disk; the same "
-            "command goes on from the last checkpoint."
-        )
+        raise Failed(f"step {step} could not be saved {problem}")
 
 
 def _tell_skipped(skipped: int, step: int) -> None:

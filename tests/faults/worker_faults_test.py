@@ -87,8 +87,10 @@ def test_a_worker_that_dies_is_an_error_that_names_it(running, which):
     assert "error: worker " in said
     assert f" of {WORKERS} of stream 'main' ended: " in said
     assert "exit code -9" in said
+    assert "goes on from the last checkpoint, or begins anew where there is none" in said
     assert_no_traceback_of_ours(run)
     nothing_is_left(run, before)
+    assert "leaked" not in run.err  # semaphores: the error stays the last that is said
 
 
 def test_a_worker_that_hangs_is_an_error_within_the_limit(running):
