@@ -8,6 +8,7 @@ import contextlib
 import json
 import mmap
 import os
+import stat
 import struct
 import uuid
 from typing import Any
@@ -96,6 +97,8 @@ def open_index(path: str, body: int | None = None) -> TarIndex:
       StaleIndex: damaged, or another index than `body` says.
       OSError: it cannot be read.
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a folder, or a pipe that would never open
+        raise StaleIndex(f"{path} is no file.")
     with open(path, "rb", buffering=0) as file:
         total = os.fstat(file.fileno()).st_size
         prefix = file.read(_PREFIX.size)

@@ -237,3 +237,13 @@ def test_several_processes_may_make_an_index_at_once(tmp_path):
     assert len(answers) == 1
     assert answers.pop().startswith("2000 ")
     assert sorted(os.listdir(tmp_path)) == ["a.tar", "a.tar" + index.SUFFIX]
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_in_the_place_of_an_index_is_not_opened(tmp_path, make):
+    shard = write(tmp_path / "a.tar", [("0.txt", b"one")])
+    make(shard + index.SUFFIX)
+    for _ in range(2):
+        assert samples(shard) == [("0", {"txt": b"one"})]
+    kept = index.load_index(shard).path
+    assert (kept == shard + index.SUFFIX) == (make is os.mkfifo)  # a folder stays, and all in it
