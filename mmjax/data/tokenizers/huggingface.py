@@ -3,7 +3,8 @@
 import functools
 import json
 import os
-from collections.abc import Callable
+import string
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import tokenizers
@@ -19,6 +20,10 @@ Result = TypeVar("Result")
 
 # Encoded once on loading: files exist that load and then panic on the first text.
 PROBES = ("", "a photo of a cat, 2 dogs!", "É猫 שלום e\u0301 \U0001f600")
+
+MOST_GROWTH = 256  # letters that a file's normalizer may make of one; Unicode's own makes up to 18
+_LONGEST = 1000  # letters that one step of it may write at a time
+_LETTERS = sorted({*string.printable, *"".join(PROBES)})
 
 
 def guarded(call: Callable[[], Result], doing: str) -> Result:
@@ -191,6 +196,7 @@ def _ignoring_case(content: bytes) -> bytes:
 
 def _load(content: bytes) -> tokenizers.Tokenizer:
     """The library's object, set to do nothing but encode, and tried once."""
+    _check_growth(content)
     library = tokenizers.Tokenizer.from_buffer(content)
     library.no_truncation()
     library.no_padding()
@@ -203,3 +209,46 @@ def _load(content: bytes) -> tokenizers.Tokenizer:
             # No token for unknown letters; such a caption is a bad sample, the file may be good.
             continue
     return library
+
+
+def _check_growth(content: bytes) -> None:
+    """Refuses a file whose normalizer blows letters up, which a few short steps do without end.
+
+    Before the library loads it, which normalizes the names of tokens; and step by step, each of
+    which is short.
+    """
+    try:
+        told = json.loads(content)
+    except ValueError:  # the library says it better
+        return
+    steps = list(_steps(told.get("normalizer") if isinstance(told, dict) else None))
+    for step in steps:
+        for name in ("content", "prepend"):
+            if isinstance(written := step.get(name), str) and len(written) > _LONGEST:
+                raise ValueError(f"its normalizer writes {len(written):,} letters at a time.")
+    normalizers = [_alone(step) for step in steps]
+    for letter in _LETTERS:
+        text = letter
+        for normalizer in normalizers:
+            text = normalizer.normalize_str(text)
+            if len(text) > MOST_GROWTH:
+                raise ValueError(
+                    f"its normalizer makes more than {MOST_GROWTH} letters of {letter!r}, and so "
+                    "of each text; take another tokenizer."
+                )
+
+
+def _steps(step: Any) -> Iterator[dict[str, Any]]:
+    """The steps of a normalizer, as a tokenizer.json writes it, one after the other."""
+    if isinstance(step, dict) and "normalizers" in step:
+        for inner in step["normalizers"]:
+            yield from _steps(inner)
+    elif isinstance(step, dict):
+        yield step
+
+
+def _alone(step: dict[str, Any]) -> Any:
+    """The library's object for one step."""
+    model = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
+    told = {"version": "1.0", "added_tokens": [], "normalizer": step, "model": model}
+    return tokenizers.Tokenizer.from_str(json.dumps(told)).normalizer

@@ -277,3 +277,34 @@ def test_a_cleaned_text_is_split_in_either_case_as_clips_own_code_does(tmp_path)
     assert ours.encode("'\u017f") == [3, 5, 6]  # a long s by itself
     assert ours.encode_cleaned("'\u017f") == [20]
     assert ours.encode_cleaned("a\u0345b") == [0, 1]  # neither a letter nor a mark there
+
+
+def with_normalizer(path, *steps):
+    told = json.loads(word_file(path, ["<unk>", "a"]).read_text())
+    told["normalizer"] = {"type": "Sequence", "normalizers": list(steps)}
+    path.write_text(json.dumps(told))
+    return path
+
+
+def replacing(content, pattern="."):
+    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
+
+
+@pytest.mark.parametrize("steps", [2, 5, 50])
+def test_a_normalizer_that_blows_texts_up_is_refused_at_once(tmp_path, steps):
+    path = with_normalizer(tmp_path / "bomb.json", *[replacing("a" * 20)] * steps)
+    with pytest.raises(ValueError, match=r"bomb\.json' is refused: .* more than 256 letters of"):
+        HuggingFaceTokenizer(path)
+
+
+def test_a_normalizer_that_writes_a_book_for_a_letter_is_refused(tmp_path):
+    nested = {"type": "Sequence", "normalizers": [replacing("a" * 1001, "q")]}
+    with pytest.raises(ValueError, match="its normalizer writes 1,001 letters at a time"):
+        HuggingFaceTokenizer(with_normalizer(tmp_path / "book.json", nested))
+
+
+def test_many_steps_that_write_a_few_letters_each_are_none_of_these(tmp_path):
+    steps = [replacing(f"{mark} {mark} {mark}", f"[{mark}]") for mark in "!,;:.?"] * 2
+    steps += [{"type": "NFKD"}, {"type": "Prepend", "prepend": "a "}]
+    tokenizer = HuggingFaceTokenizer(with_normalizer(tmp_path / "long.json", *steps))
+    assert tokenizer.encode("a") == [1, 1]
