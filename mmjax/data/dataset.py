@@ -16,6 +16,8 @@ from mmjax.data.sources.fetching import FETCHING, Fetching
 _SPREAD_BLOCKS = 8  # that a tokenizer is trained on, or every shard would be fetched for it
 _LARGEST_WEIGHT = 1e100  # shares of sums of them are still numbers
 _TABLES = (".jsonl", ".ndjson", ".csv", ".tsv")
+_COMPRESSED = {".gz": "gunzip -k", ".tgz": "gunzip -k", ".bz2": "bunzip2 -k"}
+_COMPRESSED |= {".xz": "unxz -k", ".zst": "unzstd"}
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 
 
@@ -113,7 +115,7 @@ def open_source(path: str, fetching: Fetching = FETCHING) -> Source:
         addresses that fsspec knows, such as gs:// and s3://.
 
     Raises:
-      ValueError: a blank path, LMDB, or the ending names no kind of source.
+      ValueError: a blank path, LMDB, a compressed file, or the ending names no kind of source.
       FileNotFoundError: a table or shards that are not there.
     """
     from mmjax.data.sources import array_record, folder, webdataset
@@ -144,6 +146,12 @@ def open_source(path: str, fetching: Fetching = FETCHING) -> Source:
         from mmjax.data.sources import parquet  # Arrow alone takes a fifth of a second to import
 
         return parquet.Parquet(words)
+    if first.endswith(tuple(_COMPRESSED)):
+        command = next(c for ending, c in _COMPRESSED.items() if first.endswith(ending))
+        raise ValueError(
+            f"{path!r} is compressed, and samples are read at random, from plain files. Unpack it "
+            f"once, as with '{command} {first}', and give the file that this makes."
+        )
     near = sorted(glob.glob(os.path.join(os.path.dirname(whole) or ".", "*")))[:5]
     raise ValueError(
         f"{path!r} is no data: give .tar, .array_record or .parquet files, a .jsonl, .ndjson, .csv "

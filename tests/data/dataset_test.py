@@ -84,6 +84,15 @@ def test_lmdb_is_refused_with_what_to_do(tmp_path):
             open_source(str(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("a.tar.gz", "gunzip -k"), ("a.tgz", "gunzip -k"), ("{0..3}.tar.zst", "unzstd")],
+)
+def test_a_compressed_shard_is_called_so_with_the_way_out(tmp_path, name, command):
+    with pytest.raises(ValueError, match=rf"is compressed.*as with '{command} .*{name[-4:]}'"):
+        open_source(str(tmp_path / name))
+
+
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), 1e101])
 def test_a_weight_that_is_none_is_refused_where_it_stands(weight):
     with pytest.raises(ValueError, match=r"weight=.* above 0 and at most 1e"):
