@@ -40,7 +40,8 @@ class _Open:
         self.index = index_file.open_index(shard.index, shard.body)
         self.wanted = [not members or kind in members for kind in self.index.kinds]
         self.file = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self.file)
+        self.closing = weakref.finalize(self, os.close, self.file)
+        self.closing.atexit = False  # decoding threads may still read then
 
 
 class WebDataset(base.Source):

@@ -177,3 +177,11 @@ def test_a_folder_is_no_shard(tmp_path):
     pathlib.Path(tmp_path / "a.tar").mkdir()
     with pytest.raises(ValueError, match="not a file"):
         webdataset.WebDataset(str(tmp_path / "a.tar"))
+
+
+def test_a_shard_stays_open_while_the_interpreter_ends(tmp_path):
+    source = webdataset.WebDataset(write(tmp_path / "a.tar", [("0.txt", b"one")]))
+    assert source[0]["txt"] == b"one"
+    (opened,) = source._handles.values()
+    assert opened.closing.alive
+    assert not opened.closing.atexit  # decoding threads may still read then
