@@ -103,7 +103,8 @@ class Tokenizer(abc.ABC):
             names = ", ".join(list(self.special_tokens())[:8]) or "none at all"
             raise ValueError(
                 f"the tokenizer has no {ROLES[role]} token among its special tokens ({names}). "
-                f"Name one with {role}_token=..., or choose a tokenizer that has one."
+                f"In a run name one with --config.tokenizer.{role}_token=..., or choose a "
+                "tokenizer that has one."
             )
         return number
 
@@ -148,7 +149,9 @@ def check_ids(name: str, largest: int) -> None:
     Raises:
       ValueError: `largest` is below 0 (no tokens) or above `LARGEST_ID`.
     """
-    if not 0 <= largest <= LARGEST_ID:
+    if largest < 0:
+        raise ValueError(f"tokenizer file {name!r} holds no tokens; get it anew, or train one.")
+    if largest > LARGEST_ID:
         raise ValueError(
             f"tokenizer file {name!r} has token numbers up to {largest:,}; 0 to {LARGEST_ID:,} "
             "are allowed."

@@ -308,3 +308,15 @@ def test_many_steps_that_write_a_few_letters_each_are_none_of_these(tmp_path):
     steps += [{"type": "NFKD"}, {"type": "Prepend", "prepend": "a "}]
     tokenizer = HuggingFaceTokenizer(with_normalizer(tmp_path / "long.json", *steps))
     assert tokenizer.encode("a") == [1, 1]
+
+
+def test_a_file_without_tokens_is_called_so(tmp_path):
+    path = word_file(tmp_path / "empty.json", [])
+    with pytest.raises(ValueError, match=r"empty\.json' holds no tokens; get it anew"):
+        HuggingFaceTokenizer(path)
+
+
+def test_a_special_token_that_is_missed_is_asked_for_by_the_key_of_a_run(tmp_path):
+    tokenizer = HuggingFaceTokenizer(word_file(tmp_path / "plain.json", ["<unk>", "a"]))
+    with pytest.raises(ValueError, match=r"In a run name one with --config\.tokenizer\.bos_token="):
+        tokenizer.need("bos")
