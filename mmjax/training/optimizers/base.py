@@ -86,13 +86,12 @@ class Optimizer(abc.ABC):
             raise ValueError(f"mu_dtype={self.mu_dtype!r} is none of {', '.join(MU_DTYPES)}.")
         for name in ("rate_rules", "decay_rules"):
             paths.check_rules(getattr(self, name), name)
-        for pattern, value in (*self.rate_rules, *self.decay_rules):
-            if not isinstance(value, int | float):
-                raise ValueError(f"rule ({pattern!r}, {value!r}): a multiplier is a number.")
-            if not 0 <= value <= LARGEST:
-                raise ValueError(
-                    f"rule ({pattern!r}, {value}): a multiplier is finite and at least 0."
-                )
+            for pattern, value in getattr(self, name):
+                rule = f"{name}: rule ({pattern!r}, {value!r})"
+                if not isinstance(value, int | float):
+                    raise ValueError(f"{rule}: a multiplier is a number.")
+                if not 0 <= value <= LARGEST:
+                    raise ValueError(f"{rule}: a multiplier is finite and at least 0.")
         for clamp in self.clamps:
             if not (isinstance(clamp, tuple | list) and len(clamp) == 3):
                 raise ValueError(f"clamps: {clamp!r} is none; write ('pattern', low, high).")
@@ -102,7 +101,7 @@ class Optimizer(abc.ABC):
             # -inf below and inf above are no bound, as None is; the other way all becomes infinite.
             if (low is not None and low > LARGEST) or (high is not None and high < -LARGEST):
                 raise ValueError(
-                    f"clamp ({pattern!r}, {low}, {high}): no finite number lies between; give "
+                    f"clamps: ({pattern!r}, {low}, {high}): no finite number lies between; give "
                     "finite bounds, or None for no bound on that side."
                 )
 
