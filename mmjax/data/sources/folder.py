@@ -184,9 +184,11 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     kind = _extension(path)
     if kind not in ("jsonl", "ndjson", "csv", "tsv"):
         raise ValueError(f"{path}: a table ends in .jsonl, .ndjson, .csv or .tsv.")
+    line = 0
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
             if kind in ("csv", "tsv"):
+                csv.field_size_limit(_MOST_BYTES)  # a long caption is cut, and stops nobody
                 # Strict, or one stray quote swallows the rows up to the next one.
                 reader = csv.DictReader(file, delimiter="," if kind == "csv" else "\t", strict=True)
                 _check_once(reader.fieldnames or (), path)
@@ -196,13 +198,15 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
                             f"{path}: line {reader.line_num} has another number of columns than "
                             "the header. Correct the table."
                         )
-                    yield reader.line_num, row
+                    line = reader.line_num
+                    yield line, row
                 return
             for line, text in enumerate(file, 1):
                 if text.strip():
                     yield line, _parse(text, f"{path}: line {line}")
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} cannot be read as a UTF-8 table: {error}.") from None
+            after = f" after line {line}" if line else ""
+            raise ValueError(f"{path} cannot be read as a UTF-8 table{after}: {error}.") from None
 
 
 def _object(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:

@@ -179,10 +179,10 @@ class Parquet(base.Source):
             chunks = [group.column(column) for column in range(group.num_columns)]
             read = [chunk for chunk in chunks if self._wants(chunk.path_in_schema)]
             size = sum(chunk.total_uncompressed_size for chunk in read)
-            if group.num_rows:
+            if group.num_rows and chunks:
                 groups.append(_Group(number, index, row, group.num_rows, size))
             row += group.num_rows
-            data_end = max(data_end, *(_begin(c) + c.total_compressed_size for c in chunks))
+            data_end = max([data_end, *(_begin(c) + c.total_compressed_size for c in chunks)])
         if not groups:
             raise ValueError(f"{path}: it holds no samples. Make it again or leave it out.")
         size = os.path.getsize(path)

@@ -204,7 +204,7 @@ def test_a_damaged_table_is_refused_with_the_line(pictures, text, message):
         (b"image,title\nb.jpg\n", "line 2 has another number of columns"),
         (b"image,title\nb.jpg,x,y\n", "line 2 has another number of columns"),
         (b"image\nb\xff.jpg\n", "UTF-8"),
-        (b"image\n" + b"x" * 200_000 + b"\n", "cannot be read"),
+        (b"image\n" + b"x" * 200_000 + b"\n", "line 2 names 'xxx"),
     ],
 )
 def test_a_damaged_csv_is_refused(pictures, data, message):
@@ -243,3 +243,12 @@ def test_what_a_table_says_in_two_ways_is_refused(tmp_path, name, text, message)
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         folder.Table(str(tmp_path / name))
+
+
+def test_a_long_caption_of_a_csv_is_read_and_a_stray_quote_has_its_place(tmp_path):
+    table = tmp_path / "a.csv"
+    table.write_text(f"caption,label\nshort,1\n{'w' * 1_000_000},2\n")
+    assert len(folder.Table(str(table))[1]["json"]["caption"]) == 1_000_000
+    table.write_text('caption,label\nshort,1\n"quoted" dog,2\n')
+    with pytest.raises(ValueError, match=r"a\.csv cannot be read as a UTF-8 table after line 2"):
+        folder.Table(str(table))

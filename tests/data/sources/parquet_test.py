@@ -297,3 +297,8 @@ def test_a_list_of_numbers_has_no_nulls(tmp_path):
 def test_a_cache_of_less_than_nothing_is_named_as_one(tmp_path):
     with pytest.raises(ValueError, match=r"a\.parquet: .*cache_bytes=-5"):
         Parquet(write(tmp_path / "a.parquet", columns()), cache_bytes=-5)
+
+
+def test_a_file_without_columns_holds_no_samples(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.parquet: it holds no samples"):
+        Parquet(write(tmp_path / "none.parquet", {}))
