@@ -52,9 +52,13 @@ class Family:
 
         Raises:
           WeightsError: the format cannot express the model; the fields are listed.
+          TypeError: it is of another class than the format's models.
         """
         config = self.config(model)
-        lost = compare(model, self.model(config))
+        theirs = self.model(config)
+        if type(theirs) is not type(model):
+            raise TypeError(f"{self.name} is of {type(theirs).__name__}.")
+        lost = compare(model, theirs)
         if lost:
             told = "; ".join(f"{field}={ours!r}, not {theirs!r}" for field, ours, theirs in lost)
             raise WeightsError(f"the format {self.name} cannot express this model: {told}.")

@@ -304,3 +304,10 @@ def test_a_model_of_another_kind_is_told_by_its_parts_and_what_takes_it(tmp_path
     other = GOLDEN / "published" / "lxmert"
     assert main(["parity", str(WHOLE / "clip_hf"), str(other)]) == 2
     assert "hf/lxmert has no place for a TwoTower" in capsys.readouterr().err
+
+
+def test_of_two_towers_that_no_format_has_the_fields_are_told(tmp_path):
+    loaded = mmjax.load(WHOLE / "clip_hf")
+    other = loaded.model.clone(image=loaded.model.image.clone(pooling="mean"))
+    with pytest.raises(WeightsError, match=r"the format hf/clip .*: image\.pooling='mean', not"):
+        export_weights(dataclasses.replace(loaded, model=other), tmp_path / "out", "hf")
