@@ -12,7 +12,7 @@ import numpy as np
 from mmjax import paths
 from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from mmjax.interop import processing
-from mmjax.interop.family import Family, compare
+from mmjax.interop.family import POOLER, Family, compare
 from mmjax.interop.loaded import Loaded
 from mmjax.interop.lost import ALLOWED, check_preprocessing
 from mmjax.interop.rows import write
@@ -25,7 +25,6 @@ __all__ = ["ALLOWED", "FORMATS", "export_weights", "published"]
 LABELS = ("id2label", "label2id")  # names, which our model does not know
 # Endings of what a config says of training alone, which our model does not know.
 TRAINING = ("dropout", "dropout_prob", "logit_scale_init_value")
-OURS_ALONE = "add_pooling_layer"  # an argument of their classes, which a config has on reading
 # Names of every file that an export writes into a folder.
 WRITTEN = (
     "config.json",
@@ -167,7 +166,7 @@ def _hf(loaded: Loaded, out: pathlib.Path, allow: tuple[str, ...]) -> dict[str, 
         config = _under(loaded.origin.config, config)
     arrays = _arrays(loaded, family)
     config = _of_type(config, arrays)
-    config.pop(OURS_ALONE, None)  # their classes take it from there, over what they are told
+    config.pop(POOLER, None)  # their classes take it from there, over what they are told
     made = {
         "config.json": json_file(config),
         "model.safetensors": lambda path: save_safetensors(path, arrays),

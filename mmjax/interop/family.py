@@ -8,7 +8,19 @@ from mmjax.interop.forms import SAME, TRANSPOSED, Form
 from mmjax.interop.rows import Table
 from mmjax.interop.tensors import Tensors, WeightsError
 
-__all__ = ["Family", "activation_of", "activation_to", "compare", "dense", "known", "norm"]
+__all__ = [
+    "POOLER",
+    "Family",
+    "activation_of",
+    "activation_to",
+    "compare",
+    "dense",
+    "known",
+    "norm",
+]
+
+# An argument of BERT's and ViT's classes; in a config, on reading, it says what the file holds.
+POOLER = "add_pooling_layer"
 
 # How a model computes, not what: these fields need not be the same on both sides.
 COMPUTING = ("dtype", "scan", "remat", "attention", "patch_dropout", "parent", "name")

@@ -97,3 +97,25 @@ def test_a_compressed_shard_is_called_so_with_the_way_out(tmp_path, name, comman
 def test_a_weight_that_is_none_is_refused_where_it_stands(weight):
     with pytest.raises(ValueError, match=r"weight=.* above 0 and at most 1e"):
         Dataset(source=[1], weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("pipe:cat x.tar", "local or mounted"),
+        ("gs://bucket/x.tar", "pip install 'mmjax.gcs.'"),
+        ("nowhere://bucket/x.tar", "nowhere"),
+        ("gs://bucket/x.parquet", "tar or .array_record"),
+        ("nowhere.xyz", "is no data"),
+    ],
+)
+def test_a_path_that_means_no_source_is_refused(path, message):
+    with pytest.raises(ValueError, match=message):
+        Dataset(path=path)
+
+
+def test_a_dataset_is_given_by_path_or_by_source():
+    with pytest.raises(ValueError, match="either path"):
+        Dataset()
+    with pytest.raises(ValueError, match="weight"):
+        Dataset(path="a.tar", weight=0.0)

@@ -68,3 +68,11 @@ def test_where_a_thousand_samples_keep_the_shares_the_order_is_as_it_was():
         assert behind[source] == behind.max()
         assert before == turns[source]
         turns[source] += 1
+
+
+def test_a_weight_that_gives_no_turn_is_refused():
+    with pytest.raises(ValueError, match=r"smallest of 2 gives its source 1\.0e-07 of the samples"):
+        Order((10, 10), (1.0, 1e-7), seed=0)
+    with pytest.raises(ValueError, match="smallest of 2"):
+        Order((10, 10), (1e100, 1e-300), seed=0)
+    Order((10, 10), (1e6, 1.1), seed=0)

@@ -263,9 +263,8 @@ def _plain(value: pa.Scalar) -> Any:
     if not value.is_valid:
         return None
     kind = value.type
-    if pa.types.is_temporal(kind) and not pa.types.is_interval(
-        kind
-    ):  # Python has no word for some of them
+    # Python has no word for some of them.
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
         return value.value
     if pa.types.is_struct(kind):
         if {field.name for field in kind} == {"bytes", "path"}:

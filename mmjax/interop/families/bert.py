@@ -15,7 +15,7 @@ import numpy as np
 
 from mmjax.interop.families.hf_bert import OLD_NAMES, bert_config, bert_fields, bert_rows
 from mmjax.interop.families.hf_blocks import rows
-from mmjax.interop.family import Family, dense, norm
+from mmjax.interop.family import POOLER, Family, dense, norm
 from mmjax.interop.rows import Aside, Row, Table, Tied
 from mmjax.interop.tensors import Tensors, WeightsError
 from mmjax.models.encoders.bert import Bert
@@ -29,9 +29,6 @@ ARCHITECTURES = {
     "BertForMaskedLM": (True, False, False),
     "BertForPreTraining": (True, True, True),
 }
-POOLER = "add_pooling_layer"  # their classes' argument, for files that differ from the above
-
-
 DECODER = "cls.predictions.decoder.weight"
 
 

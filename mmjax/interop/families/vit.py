@@ -11,6 +11,7 @@ from typing import Any
 
 from mmjax.interop.families.hf_blocks import rows
 from mmjax.interop.family import (
+    POOLER,
     Family,
     activation_of,
     activation_to,
@@ -39,7 +40,6 @@ DEFAULTS = {
 }
 BUILT = {"num_channels": (3,), "qkv_bias": (True,), "pooler_act": ("tanh",)}
 CLASSIFIER = "ViTForImageClassification"
-HEADED = "add_pooling_layer"  # the reference's argument; in a config it is ours alone
 
 BLOCK = (
     *norm("layernorm_before", "attention_norm"),
@@ -68,7 +68,7 @@ def fitted(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
     names = set(tensors.names())
     named = config.get("architectures") or ([CLASSIFIER] if "classifier.weight" in names else [])
     headed = any("pooler.dense." in name for name in names)
-    return {**config, "architectures": list(named), HEADED: headed}
+    return {**config, "architectures": list(named), POOLER: headed}
 
 
 def model(config: Mapping[str, Any]) -> ViT:
@@ -79,7 +79,7 @@ def model(config: Mapping[str, Any]) -> ViT:
     head: dict[str, Any] = {}
     if CLASSIFIER in (config.get("architectures") or ()):
         head = {"head": "linear", "head_dim": label_count(config)}
-    elif config.get(HEADED, True):
+    elif config.get(POOLER, True):
         width = config.get("pooler_output_size") or config["hidden_size"]
         head = {"head": "tanh", "head_dim": width}
     return ViT(
@@ -117,7 +117,7 @@ def config(model: ViT) -> dict[str, Any]:
         return {**made, "pooler_act": "tanh", "pooler_output_size": width}
     if model.head == "linear":
         return {**made, "architectures": [CLASSIFIER], **labels(width)}
-    return {**made, HEADED: False}
+    return {**made, POOLER: False}
 
 
 def table(model: ViT) -> Table:
