@@ -12,8 +12,8 @@ def compute_type(dtype: str) -> jnp.dtype:
     """The type behind a module's field `dtype`; called while tracing, when the platform is known.
 
     Args:
-      dtype: 'float32', 'bfloat16' or 'auto': bfloat16 where the platform gains by it (TPU, GPU),
-        float32 on a CPU.
+      dtype: 'float32', 'bfloat16' or 'auto': bfloat16 on TPU and GPU, float32 on a CPU. Some CPUs
+        gain by bfloat16 too (`bfloat16`); left open, numbers are those of any other CPU.
 
     Raises:
       ValueError: another name.

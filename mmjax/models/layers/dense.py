@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mmjax.models.layers import bfloat16
 from mmjax.parallel.sharding import platform, used_and_stored
 from mmjax.typing import Array, Float
 
@@ -100,6 +101,14 @@ def scores(
 
 
 def _multiply(x: Any, kernel: Any, made_type: Any = None) -> Any:
+    if platform() != "cpu" or x.dtype != jnp.bfloat16 or made_type is not None:
+        return _linear(x, kernel, made_type)
+    made = bfloat16.multiply(x.reshape(-1, x.shape[-1]), kernel)
+    return made.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _linear(x: Any, kernel: Any, made_type: Any) -> Any:
+    """The product as one that JAX can transpose."""
     how = {"preferred_element_type": made_type}
     if x.ndim < 3 or platform() != "cpu":
         contracted = (((x.ndim - 1,), (0,)), ((), ()))
@@ -124,7 +133,7 @@ def _forward(x: Any, kernel: Any, made_type: Any, used: Any, stored: Any) -> tup
 def _backward(made_type: Any, used: Any, stored: Any, saved: Any, gradient: Any) -> tuple[Any, Any]:
     x, kernel = saved  # in parts, so that what a loop over layers keeps is in parts too
     whole = jax.lax.with_sharding_constraint(kernel, used)
-    back = jax.linear_transpose(lambda x: _multiply(x, whole, made_type), x)  # no second product
+    back = jax.linear_transpose(lambda x: _linear(x, whole, made_type), x)  # no second product
     return *back(gradient), sum_in_parts(x, gradient, made_type, used, stored)
 
 
