@@ -24,12 +24,14 @@ from ml_collections.config_dict import placeholder
 from mmjax.parsing import parse_value
 
 TRUSTED = ("mmjax", "optax", "flax")  # roots whose targets a saved config may name
+IN_FILE = "mmjax_config_"  # and the file's stem: the module that a config file is run as
 # Of our own, classes that a config describes and schedules: nothing that writes or runs.
 _OWN_CLASSES = r"mmjax\.(models|objectives|data|evaluation)\..*|mmjax\.preprocess"
 _OWN_CLASSES += r"|mmjax\.training\.(optimizers\.\w+|loop|step)|mmjax\.run\.assembly"
 _OWN_CLASSES += r"|mmjax\.parallel\.limits"
 _OWN_FUNCTIONS = "mmjax.training.schedules"
 _PLAIN = (bool, int, float, str)
+_allowed: list[str] = []  # packages that the command line allows beside the trusted
 _named: dict[str, Any] = {}  # targets that code of this process has put into a spec itself
 
 
@@ -215,12 +217,18 @@ def find_target(path: str, allow: Sequence[str] = ()) -> Any:
     """
     if path in _named:
         return _named[path]
-    roots = (*TRUSTED, *allow)
+    roots = (*TRUSTED, *allow, *_allowed)
     found = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", path)
     if not found or found[1].split(".")[0] not in roots:
+        if found and found[1].startswith(IN_FILE):
+            file = f"{found[1].removeprefix(IN_FILE)}.py"
+            raise ConfigError(
+                f"target {path!r} is refused: the config file {file} defined it, which a saved "
+                f"config does not run. Allow it, as --allow=FOLDER/{file}, if you trust it."
+            )
         raise ConfigError(
             f"target {path!r} is refused: a saved config may name classes and functions of "
-            f"{', '.join(roots)} only. Allow its package by name if you trust it."
+            f"{', '.join(roots)} only. Allow its package by name (--allow=NAME) if you trust it."
         )
     try:
         target = getattr(importlib.import_module(found[1]), found[2])
@@ -238,6 +246,23 @@ def find_target(path: str, allow: Sequence[str] = ()) -> Any:
     if home.startswith("flax.") and not home.startswith("flax.linen"):
         raise ConfigError(f"target {path!r} is refused: of flax, only flax.linen may be named.")
     return target
+
+
+def targets(config: Any) -> Iterator[str]:
+    """Every target that a config names, in whatever depth."""
+    if isinstance(config, ConfigDict | Mapping):
+        if "target" in config:
+            yield config["target"]
+        for name in config:
+            yield from targets(config[name])
+    elif isinstance(config, tuple):
+        for item in config:
+            yield from targets(item)
+
+
+def trust(packages: Sequence[str]) -> None:
+    """Lets saved configs name classes and functions of these packages too, in this process."""
+    _allowed.extend(packages)
 
 
 def build(config: Any, allow: Sequence[str] = ()) -> Any:

@@ -22,6 +22,7 @@ from mmjax.data.transforms.naflex import NaFlex
 from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize, check_tokenizer, clean_text
 from mmjax.preprocess import Contract
+from mmjax.run.config_file import check_workers
 from mmjax.run.settings import check_keys
 from mmjax.training.step import Goal, Recipe
 
@@ -78,6 +79,7 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
       ConfigError: the first thing found wrong, in one line.
     """
     check_keys(config)
+    check_workers(config)
     named_tokenizer(config.tokenizer)
     made = build({k: v for k, v in config.items() if training or k not in TRAINED_ON}, allow)
     data, goals = made.get("data", {}), made["goals"]

@@ -4,12 +4,13 @@ import importlib.util
 import pathlib
 import sys
 import traceback
+import types
 from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmjax.config import ConfigError, from_json, lock, nearest, one_line
+from mmjax.config import IN_FILE, ConfigError, from_json, lock, nearest, one_line, targets
 
 SMOKE = "smoke"  # the variant that each config has
 
@@ -33,13 +34,7 @@ def load(argument: str) -> ConfigDict:
         raise ConfigError(f"{path}: a config is a .py file with get_config, or a saved .json file.")
     if file.suffix == ".json":
         return _saved(file, variant)
-    module_spec = importlib.util.spec_from_file_location(f"mmjax_config_{file.stem}", file)
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # so that targets defined in the file can be found
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(_failure(path, module_spec.origin, error)) from error
+    module = _run(file, path)
     get_config: Callable[..., Any] | None = getattr(module, "get_config", None)
     if get_config is None:
         raise ConfigError(f"{path} has no get_config(variant='').")
@@ -51,10 +46,53 @@ def load(argument: str) -> ConfigDict:
     try:
         made = get_config(variant) if variant else get_config()
     except Exception as error:
-        raise ConfigError(_failure(path, module_spec.origin, error)) from error
+        raise ConfigError(_failure(path, module.__file__, error)) from error
     if not isinstance(made, ConfigDict):
         raise ConfigError(f"{path}: get_config returns {type(made).__name__}, not a ConfigDict.")
     return lock(made)
+
+
+def _run(file: pathlib.Path, path: str) -> types.ModuleType:
+    module_spec = importlib.util.spec_from_file_location(f"{IN_FILE}{file.stem}", file)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # so that targets defined in the file can be found
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(_failure(path, module_spec.origin, error)) from error
+    return module
+
+
+def allowed(text: str) -> tuple[str, ...]:
+    """The packages that '--allow=mine,configs/x.py' allows; a file is run, to have its classes.
+
+    Raises:
+      ConfigError: no such file, or one whose own code fails.
+    """
+    names = [name for name in text.split(",") if name]
+    for place, name in enumerate(names):
+        if name.endswith(".py"):
+            if not (file := pathlib.Path(name)).is_file():
+                raise ConfigError(f"--allow={name}: no such file; give a config file or a package.")
+            names[place] = _run(file, name).__name__
+    return tuple(names)
+
+
+def check_workers(config: ConfigDict) -> None:
+    """Raises ConfigError where worker processes would need classes that the config file defines.
+
+    They import what they need by its name, and a config file is no module that is found by one.
+    """
+    if not config.get("reading", {}).get("workers"):
+        return
+    for target in targets({name: config.get(name) for name in ("data", "eval_data")}):
+        module, _, name = str(target).partition(":")
+        if module.startswith(IN_FILE):
+            raise ConfigError(
+                f"reading.workers={config.reading.workers}: worker processes cannot import {name}, "
+                f"which {module.removeprefix(IN_FILE)}.py defines. Move it into a module of its "
+                "own that the config imports, or set --config.reading.workers=0."
+            )
 
 
 def _saved(file: pathlib.Path, variant: str) -> ConfigDict:

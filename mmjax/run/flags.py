@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
-from mmjax.config import ConfigError, nearest, override
-from mmjax.run.config_file import load
+from mmjax.config import ConfigError, nearest, override, trust
+from mmjax.run.config_file import allowed, load
 from mmjax.run.options import COMPILES, Options, Stopped
 from mmjax.training.failing import Failed
 
@@ -73,6 +73,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
         help="compute every N-th step twice and compare bit for bit; it needs the memory of a "
         "second state on each device and 1/N more time",
     )
+    _add_allow(parser)
     _add_require(parser)
     parser.add_argument(
         "--show-sharding",
@@ -81,6 +82,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
         "bytes a device, and end; needs neither --workdir nor data",
     )
     known, overrides = _parse(parser, arguments)
+    trust(allowed(known.allow))
     config = ConfigDict() if known.config is None else load(known.config)
     if "adopt" in config:
         # Reading others' weights takes a second to load, which no other config needs.
@@ -122,15 +124,20 @@ def parse_eval(
     parser = _parser("python eval.py", "Evaluates a checkpoint of a workdir.")
     parser.add_argument("--workdir", required=True, help="a workdir that train.py made")
     parser.add_argument("--step", type=int, default=None, help="by default the newest")
+    _add_allow(parser)
+    _add_require(parser)
+    known, overrides = _parse(parser, arguments)
+    return known.workdir, known.step, overrides, allowed(known.allow), known.require
+
+
+def _add_allow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow",
         default="",
-        help="packages beside mmjax, optax and flax whose classes the saved config may name",
+        metavar="NAMES",
+        help="packages beside mmjax, optax and flax whose classes a saved config may name, and "
+        "config files that define some: mine,configs/x.py",
     )
-    _add_require(parser)
-    known, overrides = _parse(parser, arguments)
-    allowed = tuple(name for name in known.allow.split(",") if name)
-    return known.workdir, known.step, overrides, allowed, known.require
 
 
 def _add_require(parser: argparse.ArgumentParser) -> None:

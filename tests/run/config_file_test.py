@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from mmjax.config import ConfigError, override, to_json
-from mmjax.run.config_file import load
-from mmjax.run.flags import parse_train
+from mmjax.config import ConfigError, build, from_json, override, to_json
+from mmjax.run.config_file import allowed, check_workers, load
+from mmjax.run.flags import parse_eval, parse_train
 
 
 def test_a_saved_config_that_is_no_json_is_named(tmp_path):
@@ -131,3 +131,54 @@ def test_a_file_may_name_further_variants(tmp_path):
 def test_a_misspelt_flag_is_named_though_a_required_one_is_missing():
     with pytest.raises(ConfigError, match=r"unknown '--confg=x.py'. Did you mean '--config'\?"):
         parse_train(["--confg=x.py", "--workdir=here"])
+
+
+OWN_CLASS = """
+import dataclasses
+from ml_collections import ConfigDict
+from mmjax.config import spec
+
+@dataclasses.dataclass(frozen=True)
+class Mirror:
+    probability: float = 0.5
+
+def get_config(variant=''):
+    return ConfigDict({'data': spec(Mirror), 'reading': {'workers': 0}})
+"""
+
+
+def test_a_class_of_a_config_file_is_made_from_the_saved_config_where_the_file_is_allowed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mmjax.config._named", {})
+    monkeypatch.setattr("mmjax.config._allowed", [])
+    file, saved = tmp_path / "own_class.py", tmp_path / "config.json"
+    file.write_text(OWN_CLASS)
+    saved.write_text(to_json(load(str(file))))
+    monkeypatch.setattr("mmjax.config._named", {})  # as in another process
+    with pytest.raises(
+        ConfigError, match=r"own_class\.py defined it.*--allow=FOLDER/own_class\.py"
+    ):
+        build(from_json(saved.read_text()))
+    packages = parse_eval(["--workdir=here", f"--allow={file}"])[3]
+    assert build(from_json(saved.read_text()), packages)["data"].probability == 0.5
+    config, _, _ = parse_train([f"--config={saved}", "--workdir=here", f"--allow={file}"])
+    assert build(config)["data"].probability == 0.5
+
+
+def test_a_package_and_a_file_are_allowed_side_by_side(tmp_path):
+    (tmp_path / "side.py").write_text("")
+    assert allowed(f"mine,{tmp_path / 'side.py'}") == ("mine", "mmjax_config_side")
+    with pytest.raises(ConfigError, match=r"--allow=nowhere\.py: no such file; give a config file"):
+        allowed("nowhere.py")
+
+
+def test_workers_are_refused_what_a_config_file_defines_before_anything_is_read(tmp_path):
+    """They would end in the midst of the first batch, as they cannot import it."""
+    file = tmp_path / "own_class.py"
+    file.write_text(OWN_CLASS)
+    config = load(str(file))
+    check_workers(config)
+    override(config, "reading.workers", "2")
+    with pytest.raises(ConfigError, match=r"cannot import Mirror, which own_class\.py defines"):
+        check_workers(config)
