@@ -134,7 +134,9 @@ def _takes_none(parameter: inspect.Parameter | None) -> bool:
 
 def _put(made: ConfigDict, name: str, value: Any, parameter: inspect.Parameter) -> None:
     if value is None:  # a None field could never be overridden, so it gets its type
-        made[name] = placeholder(_optional_kind(parameter) or str)
+        # What may be anything may become a spec, where a recipe takes another's config.
+        other = object if parameter.annotation in (Any, object) else str
+        made[name] = placeholder(_optional_kind(parameter) or other)
         return
     if parameter.annotation is float and type(value) is int:
         value = float(value)

@@ -35,7 +35,10 @@ def parse_value(text: str, current: Any, kind: type, optional: bool = False) -> 
         return text
     if kind is tuple:
         return _sequence(text, current)
-    raise ValueError(f"a {kind.__name__} cannot be set on the command line (now {current!r}).")
+    article = "an" if kind is object else "a"
+    raise ValueError(
+        f"{article} {kind.__name__} cannot be set on the command line (now {current!r})."
+    )
 
 
 def _integer(text: str) -> int:

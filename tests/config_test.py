@@ -66,6 +66,21 @@ def test_a_field_that_is_none_can_be_overridden():
     assert build(config.part).limit is None
 
 
+def test_what_may_be_any_object_and_is_none_takes_a_spec_later():
+    """So that a recipe can take another's config and give its data a source."""
+    config = ConfigDict({"part": spec(Part, size=1, hook=None)})
+    saved = to_json(config)
+    assert to_json(from_json(saved)) == saved
+    with pytest.raises(
+        ConfigError, match=r"--config\.part\.hook=5: an object cannot be set on the"
+    ):
+        override(config, "part.hook", "5")
+    config.part.hook = spec(combine, first=3)
+    assert build(config)["part"].hook == 32
+    override(config, "part.hook.first", "4")
+    assert build(config)["part"].hook == 42
+
+
 def test_none_is_a_value_only_where_the_target_or_a_none_says_so():
     config = make()
     override(config, "part.clip", "none")

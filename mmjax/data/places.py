@@ -74,13 +74,13 @@ class Reader:
         return self.parsed[member]
 
     def members(self) -> str:
-        """The members found, with what is in those that were opened."""
+        """The members found, with what is in those that were opened or come so."""
         names = self.record.get("__members__") or [
             name for name in self.record if not name.startswith("__")
         ]
         shown = []
         for name in names[:20]:
-            inside = self.parsed.get(name)
+            inside = self.parsed.get(name, self.record.get(name))  # a row of a table is a dict
             fields = inside.names if isinstance(inside, Npz) else inside
             fields = list(fields)[:20] if isinstance(fields, dict | tuple) else []
             shown += [f"{name}:{field}" for field in fields] or [name]

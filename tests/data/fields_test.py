@@ -140,6 +140,13 @@ def test_members_that_were_not_read_are_listed_too():
     assert "found jpg, gif, txt." in cause(Fields(image_from="gif"), given)[1]
 
 
+def test_a_place_that_is_not_there_in_a_row_of_a_table_shows_the_columns_as_places():
+    row = {"__key__": "a.png", "png": b"PNG", "json": {"image": "a.png", "caption": "a dog"}}
+    found, message = cause(Fields(), row)
+    assert found == "missing"
+    assert message.endswith("caption_from='txt', found png, json:image, json:caption.")
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -157,7 +157,7 @@ class Table(base.Source):
 
     def describe(self) -> str:
         columns = json.loads(self._rows[: int(self._ends[1])])
-        without = "" if self._image else ", without pictures"
+        without = "" if self._image else f", without pictures (no column {_IMAGE!r})"
         return f"{self._name}, {len(self):,} rows of {' '.join(columns)}{without}"
 
 

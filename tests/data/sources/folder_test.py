@@ -133,7 +133,10 @@ def test_a_table_without_pictures_gives_its_rows_by_line(tmp_path, ending):
         {"__key__": str(first + 1), "json": rows[1], "txt": "b"},
     ]
     assert folder.Table(path)[0] == {"__key__": str(first), "json": rows[0]}
-    assert source.describe() == f"rows{ending}, 2 rows of title n, without pictures"
+    assert (
+        source.describe()
+        == f"rows{ending}, 2 rows of title n, without pictures (no column 'image')"
+    )
     assert pickle.loads(pickle.dumps(source))[1] == source[1]
     with pytest.raises(ValueError, match="no text in column 'photo'; its columns are title, n"):
         folder.Table(path, image="photo")
