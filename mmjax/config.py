@@ -346,9 +346,10 @@ def override(config: ConfigDict, path: str, text: str) -> None:
         if not isinstance(value, ConfigDict):
             raise ConfigError(f"{given}: {name or 'config'!r} has no fields; it is {value!r}.")
         if part not in value:
-            raise ConfigError(
-                f"{given}: no key {part!r} in {name or 'config'}.{nearest(part, sorted(value))}"
-            )
+            places = list(_places(config, part, ""))
+            told = f" It stands at {', '.join(places[:4])}." if places else ""
+            told = told or nearest(part, sorted(value))
+            raise ConfigError(f"{given}: no key {part!r} in {name or 'config'}.{told}")
         if part in ("target", "partial"):
             raise ConfigError(f"{given}: another {part} is another config; write it in the file.")
         holder, name, value = value, part, value[part]
@@ -366,6 +367,19 @@ def override(config: ConfigDict, path: str, text: str) -> None:
         raise ConfigError(f"{given}: {error}") from None
     with holder.unlocked():
         holder[name] = parsed
+
+
+def _places(config: Any, name: str, path: str) -> Iterator[str]:
+    """The paths of a config at which a key of this name stands."""
+    inside: list[tuple[str, Any]] = []
+    if isinstance(config, tuple):
+        inside = [(f"{path}[{place}]", item) for place, item in enumerate(config)]
+    elif isinstance(config, ConfigDict):
+        inside = [(f"{path}.{key}" if path else key, config[key]) for key in config]
+        if name in config:
+            yield f"{path}.{name}" if path else name
+    for where, item in inside:
+        yield from _places(item, name, where)
 
 
 def _steps(path: str, given: str) -> Iterator[str | int]:

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 from mmjax import paths
 from mmjax.config import build, from_json
 from mmjax.data.sources.patterns import is_address
+from mmjax.interop import hub
 from mmjax.interop.errors import line
 from mmjax.interop.loaded import Loaded, Origin
 from mmjax.interop.origin import from_folder
@@ -79,7 +80,7 @@ def load(
         return _published(open_source(source), mesh, dtype)
     name = os.fspath(source)
     if not is_address(name) and not pathlib.Path(name).exists():
-        raise WeightsError(f"{name!r}: no such file or folder.")
+        raise WeightsError(f"{name!r}: no such file or folder.{hub.meant(name)}")
     try:
         with local_source(name) as local:
             return _ours(name, local, mesh, dtype, step, ema, allow)

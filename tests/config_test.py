@@ -161,6 +161,12 @@ def test_lock_reaches_specs_inside_tuples():
     [
         ("stesp", "3", "no key 'stesp' in config. Did you mean 'steps'?"),
         ("part.siez", "3", "no key 'siez' in part. Did you mean 'size'?"),
+        (
+            "rate",
+            "3",
+            "no key 'rate' in config. It stands at part.rate, parts[0].rate, parts[1].rate.",
+        ),
+        ("part.steps", "3", "no key 'steps' in part. It stands at steps."),
         ("steps", "3.5", "'3.5' is no whole number"),
         ("steps", "many", "'many' is no whole number"),
         ("steps", "inf", "'inf' is no whole number"),

@@ -185,6 +185,8 @@ def test_classes_need_names(whole):
 def test_a_source_that_is_nothing_is_one_clear_error(tmp_path):
     with pytest.raises(WeightsError, match="no such"):
         mmjax.load(tmp_path / "absent.npz" / "x")
+    with pytest.raises(WeightsError, match=r"no such .* of the hub is written hf://me/clip-b32\.$"):
+        mmjax.load("me/clip-b32")
     (tmp_path / "config.json").write_text('{"model_type": "strange"}')
     with pytest.raises(WeightsError, match=r"'strange' is not built; .*clip"):
         mmjax.load(tmp_path)

@@ -43,7 +43,11 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if bool(self.path) == (self.source is not None):
-            raise ValueError("give a dataset either path=... or source=..., one of the two.")
+            has = "both" if self.path else "neither"
+            raise ValueError(
+                "give a dataset either path=... (shards, a table or a folder) or source=...; it "
+                f"has {has}."
+            )
         if not 0 < self.weight <= _LARGEST_WEIGHT:
             raise ValueError(
                 f"weight={str(self.weight)[:20]}: a dataset's weight is above 0 and at most "

@@ -46,7 +46,10 @@ def as_label(value: Any, where: str) -> int:
     if isinstance(value, np.integer) or (isinstance(value, np.ndarray) and value.ndim == 0):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 31:
-        raise BadSample("format", f"{where} is no class number: 0 or more is.")
+        given = repr(value)[:40]
+        raise BadSample(
+            "format", f"{where} is no class number but {given}: number the classes from 0."
+        )
     return value
 
 

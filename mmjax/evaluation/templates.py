@@ -7,6 +7,7 @@ The published ImageNet numbers of CLIP need the 80 sentences of its authors, bro
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 PLAIN = ("{}",)
 """The class name alone, for names that are captions already."""
@@ -41,8 +42,10 @@ DRAWING = (
 """Drawings, icons and clip art."""
 
 
-def check(templates: tuple[str, ...]) -> None:
+def check(templates: Sequence[str]) -> None:
     """Raises ValueError unless every template has a gap and there is at least one."""
+    if isinstance(templates, str):  # its letters would be taken for templates
+        raise ValueError(f"templates={templates!r} is one text; give a tuple of them.")
     if not templates:
         raise ValueError("No templates given. Give at least one, e.g. ('a photo of a {}.',).")
     for template in templates:

@@ -8,12 +8,19 @@ import sys
 from mmjax.interop.errors import WeightsError, line
 from mmjax.interop.pickles import PICKLES
 
-__all__ = ["SCHEME", "download"]
+__all__ = ["SCHEME", "download", "meant"]
 
 SCHEME = "hf://"
 # What a model is made of; pickles, other frameworks' weights and code are left where they are.
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt")
 TRUE = ("1", "ON", "YES", "TRUE")  # as the hub's own library reads a variable
+
+
+def meant(name: str) -> str:
+    """What is said beside 'no such file' of a name as other libraries write a repository's."""
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return ""
+    return f" A repository of the hub is written {SCHEME}{name}."
 
 
 def download(address: str) -> tuple[pathlib.Path, str]:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from mmjax.config import ConfigError, nearest, override, spec
 from mmjax.data.sources.patterns import is_address
 from mmjax.data.transforms.naflex import PATCHES
+from mmjax.interop import hub
 from mmjax.interop.reading import model_of
 from mmjax.interop.sources import Source, contract_of, is_published, open_source
 from mmjax.interop.tensors import WeightsError
@@ -79,7 +80,7 @@ def adopt(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> Sequence[
             "--config.init_from=FOLDER or hf://owner/name."
         )
     if not is_address(name) and not pathlib.Path(name).exists():
-        raise ConfigError(f"init_from={name!r}: no such file or folder.")
+        raise ConfigError(f"init_from={name!r}: no such file or folder.{hub.meant(name)}")
     if isinstance(config.adopt, str):
         found = tune(config, name, overrides)
     else:

@@ -18,6 +18,7 @@ from mmjax.data.sources.patterns import is_address
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.tokenizers.training import train_bpe
 from mmjax.data.transforms.masking import MaskWords
+from mmjax.interop import hub
 from mmjax.objectives.base import check_needs
 from mmjax.parallel import hosts
 from mmjax.parallel.mesh import check_batch, make_mesh, rows_of_process
@@ -65,7 +66,9 @@ def check_source(init_from: str, begun: bool) -> None:
     if not init_from or is_address(init_from) or begun:
         return
     if not pathlib.Path(init_from).exists():
-        raise ValueError(f"init_from={init_from!r}: no such workdir or checkpoint.")
+        raise ValueError(
+            f"init_from={init_from!r}: no such workdir or checkpoint.{hub.meant(init_from)}"
+        )
 
 
 def start_mesh(config: ConfigDict, parts: Parts) -> Mesh:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import math
 import os
 import signal
@@ -21,6 +22,7 @@ _OVERRIDE = "--config."
 _HOME = ("init_from", "tokenizer.path", "answers.path")
 _AGAIN = "The same command, started on all, goes on from the last checkpoint, "
 _AGAIN += "or begins anew where there is none."
+_MISSPELT = 0.75  # likeness of two words, 0 to 1, from which one is taken for the other
 EXIT_WRONG = 2  # something the person typed
 
 
@@ -183,7 +185,7 @@ def _parse(
     for argument in rest:  # before a required one is missed: it may be there, misspelt
         name = argument.partition("=")[0]
         if name.startswith("--") and name not in flags:
-            raise ConfigError(f"unknown {argument!r}.{nearest(name, flags)}")
+            raise ConfigError(f"unknown {argument!r}.{_meant(argument, name, flags)}")
     known, unknown = parser.parse_known_args(rest)
     if unknown:
         raise ConfigError(f"unknown {unknown[0]!r}.{nearest(unknown[0], flags)}")
@@ -191,6 +193,15 @@ def _parse(
         (path, os.path.expanduser(text) if path in _HOME else text) for path, text in overrides
     ]
     return known, overrides
+
+
+def _meant(argument: str, name: str, flags: Sequence[str]) -> str:
+    """What somebody may have meant by an unknown flag: one of ours, or a key of the config."""
+    if "=" not in argument or difflib.get_close_matches(name, flags, 1, _MISSPELT):
+        return nearest(name, flags)
+    return (
+        f" There are: {', '.join(flags)}; a key of the config is set by {_OVERRIDE}{argument[2:]}."
+    )
 
 
 def main(run: Callable[[Sequence[str]], None]) -> None:

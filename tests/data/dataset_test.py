@@ -115,7 +115,9 @@ def test_a_path_that_means_no_source_is_refused(path, message):
 
 
 def test_a_dataset_is_given_by_path_or_by_source():
-    with pytest.raises(ValueError, match="either path"):
+    with pytest.raises(ValueError, match=r"either path.* it has neither\."):
         Dataset()
+    with pytest.raises(ValueError, match=r"either path.* it has both\."):
+        Dataset(path="a.tar", source=[])
     with pytest.raises(ValueError, match="weight"):
         Dataset(path="a.tar", weight=0.0)

@@ -243,3 +243,10 @@ def test_truth_is_told_in_several_ways(value, truth):
 def test_what_is_neither_true_nor_false_is_a_bad_sample(value):
     found, _ = cause(Fields(truth_from="said"), record(said=value))
     assert found in ("format", "missing", "caption")
+
+
+def test_a_class_by_its_name_is_told_with_the_name():
+    row = {"__key__": "a.png", "png": b"PNG", "json": {"class": "dog"}}
+    found, message = cause(Fields(caption_from="", label_from="json:class"), row)
+    assert found == "format"
+    assert message == ("a.png.json:class is no class number but 'dog': number the classes from 0.")

@@ -27,3 +27,7 @@ def test_templates_without_gap_or_without_any_are_refused(tmp_path):
         templates.read(path)
     with pytest.raises(ValueError, match="at least one"):
         templates.check(())
+    with pytest.raises(
+        ValueError, match=r"templates='a photo of a \{\}' is one text; give a tuple of them"
+    ):
+        templates.check("a photo of a {}")

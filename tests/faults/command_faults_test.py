@@ -42,6 +42,7 @@ def refused(run, *words, seconds=60.0):
         ("--config.tokenizer.path=none.json", ["tokenizer.path='none.json'"]),
         ("--config.tokenizer.vocab_size=100", ["tokenizer.vocab_size=100", "at least 259"]),
         ("--config.init_from=nowhere", ["init_from='nowhere'"]),
+        ("--config.init_from=me/clip", ["init_from='me/clip'", "written hf://me/clip."]),
         ("--config.best_metric=objective/loss", ["Did you mean 'objectives'?"]),
         ("--config.best_metric=ema/objectives/loss", ["'ema/objectives/loss'", "eval_steps=0"]),
         ("--overwite", ["--overwite", "Did you mean '--overwrite'?"]),

@@ -2,6 +2,9 @@
 
 import pathlib
 
+import pytest
+
+from mmjax.config import ConfigError
 from mmjax.run.flags import parse_eval, parse_train
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "shards.py"
@@ -16,3 +19,10 @@ def test_a_tilde_is_the_home_folder_in_the_paths_of_a_config(monkeypatch):
     assert found == ("/home/me/run", "/home/me/t.json", "/home/me/a.json")
     _, _, overrides, _, _ = parse_eval(["--workdir=~/run", "--config.tokenizer.path", "~/t.json"])
     assert overrides == [("tokenizer.path", "/home/me/t.json")]
+
+
+@pytest.mark.parametrize("given", ["--steps=3", "--batch_size=8", "--model.image.depth=2"])
+def test_a_key_of_the_config_without_its_prefix_is_told_with_it(given):
+    right = given.replace("--", "--config.")
+    with pytest.raises(ConfigError, match=rf"unknown '{given}'\. .*config is set by {right}\."):
+        parse_train([f"--config={CONFIG}", "--workdir=new", given])
