@@ -19,7 +19,7 @@ from mmjax.data import workers
 from mmjax.data.rows import InOrder, Rows, Shapes, finished
 from mmjax.data.sources.base import CAUSES, BadSample
 from mmjax.data.transforms.decode import PendingImage
-from mmjax.typing import Batch
+from mmjax.typing import WORDS, Batch
 
 _SMALL_BYTES = 4096  # of a word of a batch: cheaper in a message than in shared memory
 _PROBES = 256  # samples tried at the start to learn what a row holds
@@ -209,6 +209,13 @@ def _row_shapes(rows: Rows) -> Shapes:
                 f"({dataset.source.describe()}). The first: {problem}"
             )
         shapes = max(seen, key=seen.count)
+        for word, (_, dtype) in shapes.items():
+            wanted = WORDS[word].dtype
+            if wanted == "uint8" and dtype != np.uint8:  # it would be scaled once more
+                raise ValueError(
+                    f"{word} is {dtype}; it is {wanted} up to the step, which scales and normalises"
+                    " as preprocess says. Leave that out of the transforms."
+                )
         if len(seen) > 1 and 2 * seen.count(shapes) <= len(seen):
             raise ValueError(
                 f"the first samples give rows of unlike shapes, such as {seen[0]} and {seen[1]}. "

@@ -130,6 +130,11 @@ class Rows:
             if not getattr(transform, "leaves_pending", False):
                 sample = finished(sample)
             sample = transform(sample, rng)
+            if sample is None:
+                raise ValueError(
+                    f"{type(transform).__name__} gives NoneType, no sample; a transform ends with "
+                    "'return sample'."
+                )
         row = {word: sample[word] for word in _WORDS if word in sample}
         row["sample_id"] = np.array([number, position], np.int32)
         if "caption" in sample:

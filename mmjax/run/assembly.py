@@ -21,6 +21,7 @@ from mmjax.data.transforms.answers import AnswerScores
 from mmjax.data.transforms.naflex import NaFlex
 from mmjax.data.transforms.resize import Resize
 from mmjax.data.transforms.text import Tokenize, check_tokenizer, clean_text
+from mmjax.objectives.base import Objective
 from mmjax.preprocess import Contract
 from mmjax.run.config_file import check_workers
 from mmjax.run.settings import check_keys
@@ -90,6 +91,10 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
     for name, goal in goals.items():
         if not isinstance(goal, Goal):
             raise ConfigError(f"goals.{name} is no Goal; write spec(Goal, objective=...).")
+        if not isinstance(goal.objective, Objective):
+            raise ConfigError(
+                f"goals.{name}.objective is no Objective; make it one (mmjax/objectives/base.py)."
+            )
         if training:
             check_stream(name, goal.stream, streams)
     if not goals:

@@ -13,7 +13,7 @@ FIELDS = ("group", "label")  # words that an option of `Fields` brings
 
 
 def check_evaluators(
-    evaluators: Mapping[str, Evaluator],
+    evaluators: Mapping[str, Any],
     model: Any,
     words: Iterable[str],
     facts: Mapping[str, Any],
@@ -35,6 +35,9 @@ def check_evaluators(
     """
     for name, evaluator in evaluators.items():
         try:
+            if not isinstance(evaluator, Evaluator):
+                kind = type(evaluator).__name__
+                raise ValueError(f"{kind} is no Evaluator; make it one (mmjax/evaluation/base.py).")
             _check_encoders(evaluator, model)
             _check_words(evaluator, set(words))
             _check_head(evaluator, model, set(words))

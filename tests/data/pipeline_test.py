@@ -361,6 +361,34 @@ def test_data_without_a_usable_sample_stops_before_training():
         maker(dataset(5, bad=frozenset(range(5))))
 
 
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """What other libraries' transforms end with, and the step does here."""
+
+    def __call__(self, sample, rng):
+        sample["image"] = sample["image"].astype(np.float32) / 255
+        return sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Forgetful:
+    def __call__(self, sample, rng):
+        del sample, rng
+
+
+def test_pictures_that_were_scaled_already_are_refused():
+    """As float32 they would be scaled again, and train as black ones without a word."""
+    data = Dataset(source=Numbers(20), transforms=(Noise(), Scaled()))
+    with pytest.raises(ValueError, match=r"image is float32.*uint8.* as preprocess says"):
+        maker(data)
+
+
+def test_a_transform_that_gives_no_sample_is_named():
+    data = Dataset(source=Numbers(20), transforms=(Noise(), Forgetful()))
+    with pytest.raises(ValueError, match=r"Forgetful gives NoneType, no sample; .*return sample"):
+        maker(data)
+
+
 def test_unlike_datasets_in_a_mixture_are_refused():
     small = Dataset(source=Numbers(4), transforms=())
     with pytest.raises(ValueError, match="like rows"):

@@ -167,3 +167,19 @@ def test_of_two_writers_the_second_is_refused_and_the_first_goes_on(trainer, lab
     third.process.send_signal(signal.SIGTERM)
     assert third.wait() == 128 + signal.SIGTERM
     assert not (tmp_path / "lock.json").exists()
+
+
+def test_what_is_no_objective_is_one_line_with_its_place(trainer, tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from configs.shards import get_config as shards\n"
+        "from mmjax.config import spec\n"
+        "from mmjax.training.step import Goal\n"
+        "class Own:\n    pass\n"
+        "def get_config():\n"
+        "    config = shards('smoke')\n"
+        "    config.goals.own = spec(Goal, objective=spec(Own))\n"
+        "    return config\n"
+    )
+    words = ["goals.own.objective is no Objective", "mmjax/objectives/base.py"]
+    refused(trainer.command("train.py", f"--config={file}", "--workdir=x", **NO_DEVICE), *words)

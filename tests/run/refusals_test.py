@@ -1,5 +1,6 @@
 """What is refused late leaves a run as it was; odd held-out data ends no evaluation."""
 
+import dataclasses
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from mmjax.run.config_file import load
 from mmjax.run.evaluating import Evaluation
 from mmjax.run.evaluation import evaluate
 from mmjax.run.options import Options
+from mmjax.run.suiting import check_evaluators
 from mmjax.run.training import train
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -268,3 +270,13 @@ def test_an_evaluation_whose_report_cannot_be_written_tells_its_numbers(tmp_path
     told = capsys.readouterr().out
     assert "report: not written ([Errno" in told
     assert not (tmp_path / "report.html.partial").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """Stands where an Evaluator has to."""
+
+
+def test_what_is_no_evaluator_is_refused_by_its_name():
+    with pytest.raises(ValueError, match=r"^evaluators\.own: Plain is no Evaluator; make it one"):
+        check_evaluators({"own": Plain()}, None, (), {}, ())
