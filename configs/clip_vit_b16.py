@@ -50,7 +50,7 @@ def get_config(variant: str = "") -> ConfigDict:
     fields["text"] |= {
         "vocab_size": config.get_ref("vocab_size"),
         "length": config.get_ref("sequence_length"),
-        "eos_id": 2,  # of the tokenizers that this package trains
+        "eos_id": 1,  # of the tokenizers that this package trains
     }
     dtype = config.get_ref("dtype")
     config.model = spec(

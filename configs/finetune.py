@@ -50,7 +50,7 @@ def get_config(variant: str = "") -> ConfigDict:
     fields["image"] |= {"image_size": config.get_ref("image_size")}
     fields["text"] |= {"length": config.get_ref("sequence_length")}
     if smoke:
-        fields["text"] |= {"vocab_size": 512, "eos_id": 2}
+        fields["text"] |= {"vocab_size": 512, "eos_id": 1}
         config.tokenizer.vocab_size = 512
     how = {"dtype": config.get_ref("dtype"), "remat": config.get_ref("remat")}
     config.model = spec(

@@ -56,7 +56,7 @@ def _recipe(smoke: bool, frozen: tuple[str, ...]) -> ConfigDict:
     fields["text"] |= {
         "vocab_size": config.get_ref("vocab_size"),
         "length": config.get_ref("sequence_length"),
-        "eos_id": 2,  # of the tokenizers that this package trains
+        "eos_id": 1,  # of the tokenizers that this package trains
     }
     config.dtype = "auto"  # bfloat16 on TPU and GPU, float32 on a CPU
     dtype = config.get_ref("dtype")

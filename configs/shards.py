@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
             vocab_size=config.get_ref("vocab_size"),
             length=config.get_ref("sequence_length"),
             pooling="end_of_text",
-            eos_id=2,
+            eos_id=1,
             causal=True,
             **width,
         ),

@@ -11,7 +11,8 @@ from mmjax.data.tokenizers.base import write_whole
 from mmjax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from mmjax.data.transforms.captions import clean_caption
 
-SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
+# Not <eos> third: the published CLIP class pools elsewhere if end-of-text has the number 2.
+SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>")
 MASK = "<mask>"
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 _SWITCH = "TOKENIZERS_PARALLELISM"

@@ -137,12 +137,13 @@ def model(config: Mapping[str, Any]) -> TwoTower:
 
 
 def config(model: TwoTower) -> dict[str, Any]:
-    """Their config of our model."""
+    """Their config of our model; classes for one tower alone read its width there."""
     text = model.text
+    projection = {"projection_dim": model.embed_dim}
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
-        "projection_dim": model.embed_dim,
+        **projection,
         "logit_scale_init_value": model.log_scale_init,
         "text_config": {
             "model_type": "clip_text_model",
@@ -155,8 +156,10 @@ def config(model: TwoTower) -> dict[str, Any]:
             "hidden_act": activation_to(text.activation),
             "layer_norm_eps": text.norm_epsilon,
             "eos_token_id": HIGHEST_ID if text.pooling == "highest_id" else text.eos_id,
+            "bos_token_id": None,  # nothing reads it; its default may lie outside the vocabulary
+            **projection,
         },
-        "vision_config": vision_config(model.image),
+        "vision_config": {**vision_config(model.image), **projection},
     }
 
 

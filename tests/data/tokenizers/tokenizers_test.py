@@ -96,9 +96,9 @@ def test_training_twice_gives_the_same_bytes(trained, folder):
 
 
 def test_training_gives_special_tokens_and_a_bounded_vocabulary(trained):
-    assert (trained.pad_id, trained.bos_id, trained.eos_id) == (0, 1, 2)
+    assert (trained.pad_id, trained.bos_id, trained.eos_id) == (0, 2, 1)
     assert 259 < trained.vocab_size <= 400
-    assert trained.special_tokens() == {"<pad>": 0, "<bos>": 1, "<eos>": 2}
+    assert trained.special_tokens() == {"<pad>": 0, "<eos>": 1, "<bos>": 2}
 
 
 def test_a_trained_tokenizer_knows_its_words_and_expresses_everything_else(trained):
