@@ -85,6 +85,7 @@ class RunHooks:
         self._first = True
         self.reached = pace.step  # the last step that was looked after
         self.failed_saves = 0
+        self.saved = 0  # the last step of which a checkpoint was written here
         self.last_problem = ""  # of a checkpoint, in words
         self.last_evaluation: dict[str, float] = {}
         self.cut_short = False  # an evaluation, by a request to stop
@@ -145,6 +146,7 @@ class RunHooks:
         self._progress.advance(step)
         for event in self._checkpoints.poll():
             if isinstance(event, Saved):
+                self.saved = event.step
                 self._log.write(step, "event", {"event": "saved", "saved_step": event.step})
                 self._publish()
                 continue

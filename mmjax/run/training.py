@@ -218,6 +218,7 @@ def _train(
     identity = data_identity(config, parts)
     with refusing():
         state, start, offset = begin(config, home, compiled, checkpoints, identity, options)
+        saved = checkpoints.restore_files(start) if start else {}
         accept()
     files = {
         "config.json": text,
@@ -231,7 +232,7 @@ def _train(
             }
         ),
     }
-    online, more = tracking.begin(config, folder, checkpoints.restore_files(start) if start else {})
+    online, more = tracking.begin(config, folder, saved)
     files |= more
     if hosts.is_main():
         with keeping():
@@ -304,10 +305,14 @@ def _train(
 def _check_saved(checkpoints: Checkpoints, hooks: RunHooks, start: int, step: int) -> None:
     """Raises Failed, on all processes, where the run's last state is not on the disk."""
     problem = ""
-    if hosts.is_main() and step > start and step not in checkpoints.steps():
-        problem = hooks.last_problem or "its checkpoint is gone"
-        kept = "goes on from the last checkpoint" if checkpoints.steps() else "begins anew"
-        problem = f"({problem}). Make room or mend the disk; the same command {kept}."
+    if hosts.is_main() and step > start:
+        try:
+            steps, lost = checkpoints.steps(), hooks.last_problem or "its checkpoint is gone"
+        except OSError as error:  # a store that answers no more: what is known here counts
+            steps, lost = [hooks.saved or start], hooks.last_problem or str(error)
+        if step not in steps:
+            kept = "goes on from the last checkpoint" if any(steps) else "begins anew"
+            problem = f"({lost}). Make room or mend the disk; the same command {kept}."
     problem = hosts.broadcast_bytes(problem.encode()).decode()
     if problem:
         raise Failed(f"step {step} could not be saved {problem}")

@@ -73,17 +73,19 @@ class Mirror:
 
         def bring(name: str) -> None:
             with contextlib.suppress(FileNotFoundError):
-                self._store.download(name, self._folder / name)
+                self._store.download(name, self._folder / name, listed[name])
                 self._known[name] = _stamp(self._folder / name)
+
+        def read(number: int) -> bytes:
+            name = part_name(number)
+            return self._store.read(name, listed[name]) or b""
 
         Store.each(bring, wanted)
         numbers = sorted(int(found[1]) for found in map(PART.fullmatch, listed) if found)
         if not numbers:
             return
         with open(self._folder / METRICS, "wb") as file:
-            for number, data in zip(
-                numbers, Store.each(lambda n: self._store.read(part_name(n)) or b"", numbers)
-            ):
+            for number, data in zip(numbers, Store.each(read, numbers)):
                 self._parts[number] = (len(data), crc32(data))
                 file.write(data)
 

@@ -13,6 +13,7 @@ import time
 import uuid
 from typing import Any
 
+from mmjax.data.sources.retrying import FIRST_WAIT, TRIES
 from mmjax.training.heart import Heart
 from mmjax.training.holder import ask, decode, encode, name, this_process
 from mmjax.training.lock import LOCK, STALE_SECONDS, WATCHED_BEATS, Busy
@@ -49,22 +50,19 @@ class ObjectLock(Heart):
           Busy: another process writes here.
           StoreError: the store refused.
         """
-        found = self._read(self._quick)  # a wrong name or credential is for the person, at once
+        found = self._found()
         if found is not None:
             if problem := self._alive(found):
                 raise Busy(
                     f"{self._store.url} is being written by {problem}. Wait for it, stop it, or "
                     "choose another --workdir."
                 )
-            now = self._found()
-            if now is not None and now.get("token") != found.get("token"):
-                raise self._overtaken()
-            self._quick.delete([LOCK])  # once: a later try may meet one that is another's by then
+            self._take_away(found)
         mine = {**this_process(), "token": uuid.uuid4().hex}
         self._store.create(LOCK, encode({**mine, "heartbeat": time.time()}))
         time.sleep(_SETTLE_SECONDS)
         asked = time.monotonic()
-        if (self._found() or {}).get("token") != mine["token"]:
+        if not self._is_held(self._store, mine):
             raise self._overtaken()
         self._mine, self._confirmed, self.taken = mine, asked, False
         self._start()
@@ -78,8 +76,8 @@ class ObjectLock(Heart):
         """
         if not self._mine:
             return False
-        asked, found = time.monotonic(), self._found()
-        self.taken = found is None or found.get("token") != self._mine["token"]
+        asked = time.monotonic()
+        self.taken = not self._is_held(self._store, self._mine)
         if not self.taken:
             self._confirmed = asked
         return self.taken
@@ -93,6 +91,19 @@ class ObjectLock(Heart):
         silent = time.monotonic() - self._confirmed > _TRUSTED_BEATS * self._beat_seconds
         if self.taken or (silent and self.lost):
             raise StoreError(f"{self._store.url}: another process has taken over this workdir")
+
+    def _take_away(self, found: dict[str, Any]) -> None:
+        for attempt in range(1, TRIES + 1):
+            now = self._found()  # before each try, which may meet one that is another's by then
+            if now is not None and now.get("token") != found.get("token"):
+                raise self._overtaken()
+            try:
+                self._quick.delete([LOCK])
+                return
+            except StoreError:
+                if attempt == TRIES:
+                    raise
+                time.sleep(FIRST_WAIT)
 
     def _overtaken(self) -> Busy:
         return Busy(f"{self._store.url} was taken by another process this very moment.")
@@ -120,12 +131,15 @@ class ObjectLock(Heart):
 
     def _beat(self) -> None:
         with contextlib.suppress(OSError):  # the next one tries again; `guard` minds the time
-            found = self._read(self._quick)
-            self.taken = found is None or found.get("token") != self._mine["token"]
+            self.taken = not self._is_held(self._quick, self._mine)
             if not self.taken:
                 asked = time.monotonic()  # who watches may see the put long before its answer
                 self._quick.write(LOCK, encode({**self._mine, "heartbeat": time.time()}))
                 self._confirmed = asked
+
+    def _is_held(self, store: Store, mine: dict[str, Any]) -> bool:
+        """Whether the lock is ours; looked at twice, since half of it or a wrong byte may come."""
+        return any((self._read(store) or {}).get("token") == mine["token"] for _ in range(2))
 
     def _found(self) -> dict[str, Any] | None:
         return self._read(self._store)

@@ -165,7 +165,7 @@ class RemoteHome:
         return Found(
             name=self.name,
             own=tuple(name for name in OWN if name in tops),
-            config=lambda: self._store.read(CONFIG) if CONFIG in tops else None,
+            config=lambda: self._store.read(CONFIG, listed[CONFIG]) if CONFIG in tops else None,
             steps=self.begun(),
         )
 

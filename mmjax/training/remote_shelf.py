@@ -22,7 +22,7 @@ from mmjax.training.shelf import STATE
 from mmjax.training.store import Store, StoreError, is_below
 
 _JOINED = "manifest.ocdbt"  # in a state, once the processes' parts are joined
-_FETCHES = 2  # of a step whose bytes differ, before it is called damaged
+_FETCHES = 3  # of a file whose bytes differ, before its step is called damaged
 
 
 class RemoteShelf:
@@ -61,25 +61,39 @@ class RemoteShelf:
     def read(self, step: int) -> Manifest:
         """The manifest, brought here."""
         name = f"{step}/{MANIFEST}"
-        data = self._store.read(name)
-        if data is None:
-            raise Damaged(f"{self._store.url}/{name} is missing")
-        made = manifest.parse(data, f"{self._store.url}/{name}")
+        for attempt in range(1, _FETCHES + 1):
+            data = self._store.read(name)
+            if data is None:
+                raise Damaged(f"{self._store.url}/{name} is missing")
+            try:
+                made = manifest.parse(data, f"{self._store.url}/{name}")
+                break
+            except Damaged:
+                if attempt == _FETCHES:
+                    raise
         if made.step != step:
             raise Damaged(f"{self._store.url}/{name} says that it is step {made.step}, not {step}")
         return made
 
     def verify(self, step: int) -> None:
-        """Brings all of a step here and reads every byte."""
-        for attempt in range(1, _FETCHES + 1):
-            try:
-                self._fetch(step)
-                return
-            except Damaged as damage:
-                shutil.rmtree(self._local(step), ignore_errors=True)
-                if attempt == _FETCHES:
-                    text = str(damage).replace(str(self._staging), self._store.url)
-                    raise Damaged(text) from None
+        """Brings all of a step here and reads every byte; files that came wrong come again."""
+        local, files = self._local(step), self.read(step).files
+        shutil.rmtree(local, ignore_errors=True)
+        for name in files:
+            if not is_below(name):
+                raise Damaged(f"{self._store.url}/{step}/{MANIFEST} names {name!r}, no file of it")
+        wrong = list(files)
+        for _ in range(_FETCHES):
+            Store.each(lambda name: self._bring(step, name, files[name][1]), wrong)
+            found = manifest.sums(local)
+            if not (wrong := [name for name in files if found.get(name) != files[name]]):
+                break
+        self._bring(step, MANIFEST)
+        try:
+            manifest.verify(local)
+        except Damaged as damage:
+            shutil.rmtree(local, ignore_errors=True)
+            raise Damaged(str(damage).replace(str(self._staging), self._store.url)) from None
 
     def intact(self, step: int) -> None:
         """Compares the sizes that the store tells with the manifest."""
@@ -145,23 +159,11 @@ class RemoteShelf:
     def _local(self, step: int) -> pathlib.Path:
         return self._staging / str(step)
 
-    def _fetch(self, step: int) -> None:
-        local = self._local(step)
-        shutil.rmtree(local, ignore_errors=True)
-        files = self.read(step).files
-        for name in files:
-            if not is_below(name):
-                raise Damaged(f"{self._store.url}/{step}/{MANIFEST} names {name!r}, no file of it")
-
-        def bring(name: str) -> None:
-            try:
-                self._store.download(f"{step}/{name}", local / name)
-            except FileNotFoundError:
-                raise Damaged(f"{self._store.url}/{step}/{name} is missing") from None
-
-        Store.each(bring, files)
-        bring(MANIFEST)
-        manifest.verify(local)
+    def _bring(self, step: int, name: str, size: int | None = None) -> None:
+        try:
+            self._store.download(f"{step}/{name}", self._local(step) / name, size)
+        except FileNotFoundError:
+            raise Damaged(f"{self._store.url}/{step}/{name} is missing") from None
 
     def _listed(self) -> dict[int, dict[str, int]]:
         """{step: {file: bytes}} of all that is there."""
@@ -247,7 +249,9 @@ class RemotePart:
         made = manifest.make(self._step, metrics, {**self._others, **self._sums})
         listed = self._store.sizes(f"{self._step}/")
         for name, (_, size) in made.files.items():
-            found = listed.get(f"{self._step}/{name}", 0)
+            found = listed.get(f"{self._step}/{name}")
+            if found != size:  # a listing may not know yet what was put just now
+                found = self._store.size(f"{self._step}/{name}") or 0
             if found != size:
                 raise StoreError(
                     f"{self._store.url}/{self._step}/{name}: {size:,} bytes were put, and the "

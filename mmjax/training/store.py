@@ -10,22 +10,18 @@ Every call is tried again with growing pauses; what fails in the end names the a
 
 import concurrent.futures
 import contextlib
-import logging
 import pathlib
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
-from mmjax.data.sources.addresses import error_line, open_store
+from mmjax.data.sources.addresses import files_below, open_store
+from mmjax.data.sources.retrying import error_line, retry
 
 __all__ = ["Store", "StoreError", "is_below"]
 
-TRIES = 5
-FIRST_WAIT = 1.0  # seconds before the second try, doubled for each further one
 _MOVERS = 8  # objects on their way at a time
-_FINAL = (PermissionError, NotImplementedError)  # what trying again does not mend
 
 _Result = TypeVar("_Result")
 
@@ -47,7 +43,7 @@ class Store:
 
     Args:
       url: 'gs://bucket/run', or any other address that fsspec knows.
-      tries: how often a call is begun.
+      tries: how often a call is begun, see `retry`.
       guard: called before each change; raises StoreError where nothing may be written any more.
 
     Raises:
@@ -55,7 +51,7 @@ class Store:
       OSError: the store cannot be reached.
     """
 
-    def __init__(self, url: str, tries: int = TRIES, guard: Callable[[], None] | None = None):
+    def __init__(self, url: str, tries: int | None = None, guard: Callable[[], None] | None = None):
         self.url = url.rstrip("/")
         self.guard = guard
         self._tries = tries
@@ -64,14 +60,24 @@ class Store:
         if isinstance(self._fs, LocalFileSystem):  # file://, the one that wants its folders made
             self._fs = LocalFileSystem(auto_mkdir=True)
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, size: int | None = None) -> bytes | None:
         """An object's content, None where there is none.
+
+        Args:
+          name: of the object.
+          size: bytes that a listing told; less is taken only where the store says so once more.
 
         Raises:
           StoreError: it cannot be had.
         """
+
+        def get() -> bytes:
+            data = self._fs.cat_file(self._path(name))
+            self._check_whole(name, len(data), size)
+            return data
+
         try:
-            return self._again(name, lambda: self._fs.cat_file(self._path(name)))
+            return self._again(name, get)
         except FileNotFoundError:
             return None
 
@@ -98,7 +104,8 @@ class Store:
 
         def put() -> bool:
             self._fs.invalidate_cache()  # which may know an object that another has deleted
-            if self._fs.exists(self._path(name)):
+            with contextlib.suppress(FileNotFoundError):  # `exists` says no of what it cannot ask
+                self._fs.info(self._path(name))
                 return False
             try:
                 with self._fs.open(self._path(name), "xb") as file:
@@ -120,8 +127,13 @@ class Store:
         """
         self._change(name, lambda: self._fs.put_file(str(path), self._path(name)))
 
-    def download(self, name: str, path: pathlib.Path) -> None:
+    def download(self, name: str, path: pathlib.Path, size: int | None = None) -> None:
         """Brings an object to a file, whose folder is made.
+
+        Args:
+          name: of the object.
+          path: of the file.
+          size: as of `read`.
 
         Raises:
           FileNotFoundError: there is no such object.
@@ -132,6 +144,7 @@ class Store:
         def get() -> None:
             self._fs.invalidate_cache()  # which may know the size of an older object
             self._fs.get_file(self._path(name), str(path))
+            self._check_whole(name, path.stat().st_size, size)
 
         self._again(name, get)
 
@@ -156,6 +169,22 @@ class Store:
 
         self.each(lambda name: self._change(name, lambda: remove(name)), names)
 
+    def size(self, name: str) -> int | None:
+        """Bytes of an object, asked for by itself; None where there is none.
+
+        Raises:
+          StoreError: the store does not tell.
+        """
+
+        def ask() -> int:
+            self._fs.invalidate_cache()
+            return int(self._fs.info(self._path(name))["size"])
+
+        try:
+            return self._again(name, ask)
+        except FileNotFoundError:
+            return None
+
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """{name: bytes} of the objects whose names begin so; a prefix ends with '/', or is ''.
 
@@ -164,19 +193,15 @@ class Store:
         """
         path = self._path(prefix.rstrip("/")) if prefix else self._root
 
-        def find() -> dict[str, Any]:
-            self._fs.invalidate_cache()
-            return self._fs.find(path, detail=True)
-
         try:
-            found = self._again(prefix, find)
+            found = files_below(self._fs, path, lambda act: self._again(prefix, act))
         except FileNotFoundError:
             return {}
         start = f"{self._root}/"
         return {
             name.removeprefix(start): int(entry["size"])
             for name, entry in sorted(found.items())
-            if name.startswith(f"{start}{prefix}") and entry.get("type") != "directory"
+            if name.startswith(f"{start}{prefix}")
         }
 
     @staticmethod
@@ -187,6 +212,13 @@ class Store:
             return [act(thing) for thing in things]
         with concurrent.futures.ThreadPoolExecutor(_MOVERS) as pool:
             return list(pool.map(act, things))
+
+    def _check_whole(self, name: str, found: int, told: int | None) -> None:
+        if told is not None and found != told:  # cut on its way, or another was put since
+            self._fs.invalidate_cache()
+            now = int(self._fs.info(self._path(name))["size"])
+            if found != now:
+                raise OSError(f"{found:,} bytes came instead of {now:,}")
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -203,21 +235,4 @@ class Store:
             raise StoreError(f"{self.url}/{name}: {error_line(error)}") from error
 
     def _again(self, name: str, act: Callable[[], _Result]) -> _Result:
-        url, wait = f"{self.url}/{name}".rstrip("/"), FIRST_WAIT
-        for attempt in range(1, self._tries + 1):
-            try:
-                return act()
-            except (FileNotFoundError, FileExistsError, StoreError):  # the last by the guard
-                raise
-            except Exception as error:  # each store has its own kinds
-                line = error_line(error)
-                if isinstance(error, _FINAL) or attempt == self._tries:
-                    times = f", {attempt} times tried" if attempt > 1 else ""
-                    raise StoreError(f"{url}{times}: {line}") from error
-                if attempt == 1:
-                    logging.getLogger("mmjax").warning(
-                        "%s failed (%s); it is tried %d times in all.", url, line, self._tries
-                    )
-            time.sleep(wait)
-            wait *= 2
-        raise AssertionError("unreachable")
+        return retry(f"{self.url}/{name}".rstrip("/"), act, StoreError, self._tries)

@@ -9,13 +9,16 @@ import fsspec
 import pytest
 
 from mmjax.config import ConfigError, override
+from mmjax.run import training
 from mmjax.run.config_file import load
 from mmjax.run.evaluation import evaluate
+from mmjax.run.hooks import RunHooks
 from mmjax.run.options import Options
 from mmjax.run.training import train
+from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.home import open_home
 from mmjax.training.loop import Failed
-from mmjax.training.store import Store
+from mmjax.training.store import Store, StoreError
 
 TESTS = Path(__file__).parents[1]
 CONFIGS = TESTS.parent / "configs"
@@ -177,12 +180,27 @@ def test_an_address_without_a_run_has_nothing_to_evaluate(here):
 
 
 def test_a_store_that_takes_no_checkpoint_ends_the_run_with_its_address(bucket, here, monkeypatch):
-    monkeypatch.setattr("mmjax.training.store.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("mmjax.data.sources.retrying.FIRST_WAIT", 0.01)
     bucket.failing(**{"2/manifest.json": {"fail": 10**6}})
     said = r"step 2 could not be saved \(.*bucket://full/run/checkpoints/2/manifest\.json, 5 times"
     with pytest.raises(Failed, match=said):
         train(changed(), "bucket://full/run")
     assert "checkpoints/1/manifest.json" in Store("bucket://full/run").sizes()
+
+
+@pytest.mark.parametrize("saved", [12, 8])
+def test_a_store_that_answers_no_more_at_the_end_is_one_line(saved, monkeypatch):
+    def silent(self):
+        raise StoreError("bucket://store/run: TimeoutError")
+
+    monkeypatch.setattr(Checkpoints, "steps", silent)
+    checkpoints, hooks = Checkpoints.__new__(Checkpoints), RunHooks.__new__(RunHooks)
+    hooks.saved, hooks.last_problem = saved, ""
+    if saved == 12:
+        training._check_saved(checkpoints, hooks, 0, 12)
+        return
+    with pytest.raises(Failed, match=r"^step 12 could not be saved \(bucket://store/run: Timeout"):
+        training._check_saved(checkpoints, hooks, 0, 12)
 
 
 def test_six_steps_are_three_then_kill_9_then_three_more(lab, bucket, start, whole, tmp_path):

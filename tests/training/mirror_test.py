@@ -78,7 +78,7 @@ def test_what_is_brought_stays_below_the_folder(pair: Any, monkeypatch: pytest.M
     sizes = Store(URL).sizes()
     foreign = {"evaluations/../../elsewhere": 1, "evaluations/": 0}
     monkeypatch.setattr(Store, "sizes", lambda self, prefix="": {**sizes, **foreign})
-    monkeypatch.setattr(Store, "download", lambda self, name, path: made.append(name))
+    monkeypatch.setattr(Store, "download", lambda self, name, path, size=None: made.append(name))
     monkeypatch.setattr(mirrors, "_stamp", lambda path: (0, 0))
     made: list[str] = []
     mirror.pull()
@@ -106,7 +106,7 @@ def test_who_only_reads_puts_no_metrics(bucket: Any, monkeypatch: pytest.MonkeyP
         store.write(name, b'{"step": 1}\n')
     home = RemoteHome(URL)
     with monkeypatch.context() as patch:  # the run is putting the second one anew just then
-        patch.setattr(Store, "read", lambda s, name: None if name == names[1] else read(s, name))
+        patch.setattr(Store, "read", lambda s, n, size: None if n == names[1] else read(s, n))
         home.look()
     (home.folder / "report.html").write_text("1")
     home.close()
@@ -140,7 +140,7 @@ def test_what_has_changed_is_put_and_nothing_foreign(pair: Any, bucket: Any) -> 
 def test_what_could_not_be_put_is_put_by_the_next(
     pair: Any, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmjax.training.store.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("mmjax.data.sources.retrying.FIRST_WAIT", 0.01)
     mirror, folder = pair
     (folder / "report.html").write_text("1")
     bucket.failing(**{"report.html": {"fail": 5}})

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from mmjax.training import object_lock
+from mmjax.training.holder import encode, this_process
 from mmjax.training.lock import Busy
 from mmjax.training.object_lock import ObjectLock
 from mmjax.training.store import Store, StoreError
@@ -158,3 +160,40 @@ def test_of_two_who_put_it_the_last_has_it(bucket: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(Store, "create", overtaken)
     with pytest.raises(Busy, match="taken by another process this very moment"):
         ObjectLock(URL).acquire()
+
+
+def test_half_a_lock_that_comes_loses_none(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, read = ObjectLock(URL), Store.read
+    lock.acquire()
+    cut = [True, False] * 2
+
+    def cutting(self: Store, name: str, size: int | None = None) -> bytes | None:
+        data = read(self, name, size)
+        return data[:9] if data is not None and cut and cut.pop(0) else data
+
+    monkeypatch.setattr(Store, "read", cutting)
+    assert not lock.lost
+    lock._beat()
+    assert not lock.taken
+    assert not cut
+    lock.release()
+
+
+def test_a_dead_ones_lock_is_asked_away_more_than_once(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_lock, "FIRST_WAIT", 0.01)
+    dead = {**this_process(), "pid": 1 << 22, "token": "0"}
+    Store(URL).write("lock.json", encode({**dead, "heartbeat": time.time()}))
+    remove, failing = bucket.Bucket.rm_file, [True, True]
+
+    def refusing(self: Any, path: str) -> None:
+        if failing and failing.pop():
+            raise OSError("ordered to fail")
+        remove(self, path)
+
+    monkeypatch.setattr(bucket.Bucket, "rm_file", refusing)
+    lock = ObjectLock(URL)
+    lock.acquire()
+    assert not lock.lost
+    lock.release()

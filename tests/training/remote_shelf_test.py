@@ -105,6 +105,42 @@ def test_a_damaged_step_is_set_aside_and_the_one_before_taken(
     assert_restored(tmp_path / "c", 2)
 
 
+def test_wrong_bytes_on_their_way_here_cost_no_step(
+    bucket: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(opened(tmp_path / "a"), 1, 2)
+    seen: dict[str, int] = {}
+    cat = bucket.Bucket.cat_file
+
+    def flipped(path: str, data: bytes) -> bytes:  # each object comes wrong twice
+        seen[path] = seen.get(path, 0) + 1
+        return bytes([data[0] ^ 1]) + data[1:] if seen[path] <= 2 else data
+
+    def get(self: Any, path: str, here: str, **_: Any) -> None:
+        pathlib.Path(here).write_bytes(flipped(path, cat(self, path)))
+
+    monkeypatch.setattr(bucket.Bucket, "get_file", get)
+    monkeypatch.setattr(
+        bucket.Bucket, "cat_file", lambda self, path: flipped(path, cat(self, path))
+    )
+    checkpoints = opened(tmp_path / "b")
+    assert checkpoints.latest() == 2
+    assert checkpoints.poll() == []
+    assert_restored(tmp_path / "b", 2)
+
+
+def test_a_listing_that_does_not_know_yet_what_was_put_fails_no_save(
+    bucket: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, checkpoints = Store.sizes, opened(tmp_path / "a")
+
+    def late(self: Any, prefix: str = "") -> dict[str, int]:
+        return {n: s for n, s in sizes(self, prefix).items() if not n.endswith("config.json")}
+
+    monkeypatch.setattr(Store, "sizes", late)
+    assert isinstance(*save(checkpoints, 1), Saved)
+
+
 def test_a_foreign_step_writes_nowhere_but_where_it_is_brought(
     bucket: Any, tmp_path: pathlib.Path
 ) -> None:
@@ -136,7 +172,7 @@ def test_what_has_no_manifest_is_no_step_and_is_swept(bucket: Any, tmp_path: pat
 def test_a_put_that_fails_for_a_while_costs_nothing_and_for_good_one_save(
     bucket: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmjax.training.store.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("mmjax.data.sources.retrying.FIRST_WAIT", 0.01)
     checkpoints = opened(tmp_path / "a")
     bucket.failing(**{"manifest.ocdbt": {"fail": 2}, "1/manifest.json": {"fail": 3}})
     assert isinstance(*save(checkpoints, 1), Saved)

@@ -1,11 +1,12 @@
 """Whole objects: what comes back, what is tried again, and what is said in the end."""
 
+import io
 import pathlib
 from typing import Any
 
 import pytest
 
-from mmjax.training import store as stores
+from mmjax.data.sources import retrying
 from mmjax.training.store import Store, StoreError
 
 
@@ -43,7 +44,7 @@ def test_objects_come_back_and_are_listed_and_deleted(url: str, tmp_path: pathli
 def test_a_failing_put_is_tried_again_and_ends_with_the_address(
     bucket: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(stores, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
     store = Store("bucket://store/run")
     bucket.failing(**{"a.json": {"fail": 4}})
     store.write("a.json", b"1")
@@ -76,7 +77,7 @@ def test_a_guard_stops_every_change(bucket: Any, tmp_path: pathlib.Path) -> None
 
 
 def test_a_guard_is_asked_before_each_try(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
     asked: list[int] = []
 
     def lost_meanwhile() -> None:
@@ -109,3 +110,65 @@ def test_a_chain_and_an_unknown_protocol_are_refused() -> None:
         Store("simplecache::memory://x")
     with pytest.raises(ValueError, match="nowhere://x"):
         Store("nowhere://x")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
+    store, ls = Store("bucket://store/run"), bucket.Bucket.ls
+    store.write("a.json", b"1")
+    store.write("in/b.json", b"12")
+    failing = {"store/run": 2, "store/run/in": 4}
+
+    def refusing(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        failing[path] -= 1
+        if failing[path] >= 0:
+            raise TimeoutError
+        return ls(self, path, *arguments, **options)
+
+    monkeypatch.setattr(bucket.Bucket, "ls", refusing)
+    assert store.sizes() == {"a.json": 1, "in/b.json": 2}
+    failing["store/run/in"] = 5
+    with pytest.raises(StoreError, match=r"^bucket://store/run, 5 times tried: TimeoutError$"):
+        store.sizes()
+
+
+def test_an_object_that_comes_in_part_is_asked_for_again(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
+    store, opened = Store("bucket://store/run"), bucket.Bucket._open
+    store.write("a.json", b"123456")
+    cut = [True, False]
+
+    def cutting(self: Any, path: str, mode: str = "rb", **options: Any) -> Any:
+        file = opened(self, path, mode, **options)
+        return io.BytesIO(file.read()[:3]) if cut and cut.pop(0) else file
+
+    monkeypatch.setattr(bucket.Bucket, "_open", cutting)
+    assert store.read("a.json", 6) == b"123456"
+    cut[:] = [True, False]
+    store.download("a.json", tmp_path / "a", 6)
+    assert (tmp_path / "a").read_bytes() == b"123456"
+    assert store.read("a.json", 9) == b"123456"  # another was put since the listing
+    assert store.size("a.json") == 6
+    assert store.size("gone") is None
+
+
+def test_what_cannot_be_asked_for_is_not_put_over(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
+    store, info = Store("bucket://store/run"), bucket.Bucket.info
+    store.write("a.json", b"1")
+    failing = [True]
+
+    def refusing(self: Any, path: str, **options: Any) -> Any:
+        if failing and failing.pop():
+            raise TimeoutError
+        return info(self, path, **options)
+
+    monkeypatch.setattr(bucket.Bucket, "info", refusing)
+    monkeypatch.setattr(bucket.Bucket, "_open", None)  # it is not come so far
+    assert not store.create("a.json", b"2")

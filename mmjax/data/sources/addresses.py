@@ -2,18 +2,24 @@
 
 import dataclasses
 import datetime
+import functools
 import posixpath
 import re
+from collections.abc import Callable
 from typing import Any
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
+from fsspec.spec import AbstractFileSystem
+from fsspec.utils import glob_translate
 
 from mmjax.data.sources import patterns
 from mmjax.data.sources.fetching import FetchError
+from mmjax.data.sources.retrying import error_line, retry
 
 __all__ = [
     "FarFile",
-    "error_line",
+    "files_below",
     "find",
     "list_folder",
     "look",
@@ -138,13 +144,15 @@ def look(url: str) -> FarFile:
       FetchError: the store cannot be reached.
     """
     fs, path = open_store(url)
-    try:
+
+    def ask() -> FarFile:
         fs.invalidate_cache()
         return _far(url, fs.info(path))
+
+    try:
+        return retry(url, ask, FetchError)
     except FileNotFoundError:
         raise FileNotFoundError(f"{url} is not there.") from None
-    except Exception as error:
-        raise FetchError(f"{url}: {error_line(error)}") from error
 
 
 def read_small(url: str, most: int) -> bytes | None:
@@ -154,13 +162,21 @@ def read_small(url: str, most: int) -> bytes | None:
       FetchError: the store cannot be reached.
     """
     fs, path = open_store(url)
-    try:
+
+    def read() -> bytes:
+        data = b""
         with fs.open(path, "rb") as file:
-            return file.read(most)
+            while piece := file.read(most - len(data)):  # a piece may be less than was asked for
+                data += piece
+            size = getattr(file, "size", None)
+        if size is not None and len(data) < min(size, most):
+            raise OSError(f"{len(data):,} bytes came instead of {min(size, most):,}")
+        return data
+
+    try:
+        return retry(url, read, FetchError)
     except FileNotFoundError:
         return None
-    except Exception as error:
-        raise FetchError(f"{url}: {error_line(error)}") from error
 
 
 def _try_look(url: str) -> FarFile | None:
@@ -177,13 +193,15 @@ def list_folder(url: str) -> dict[str, FarFile]:
       FetchError: the store cannot be reached.
     """
     fs, path = open_store(url)
-    try:
+
+    def ask() -> list[dict[str, Any]]:
         fs.invalidate_cache()
-        entries = fs.ls(path, detail=True)
-    except (FileNotFoundError, NotImplementedError, NotADirectoryError):
-        return {}
-    except Exception as error:
-        raise FetchError(f"{url}: {error_line(error)}") from error
+        try:
+            return fs.ls(path, detail=True)
+        except (FileNotFoundError, NotImplementedError, NotADirectoryError):
+            return []
+
+    entries = retry(url, ask, FetchError)
     files = (
         _far(f"{url}/{posixpath.basename(entry['name'])}", entry)
         for entry in entries
@@ -192,20 +210,70 @@ def list_folder(url: str) -> dict[str, FarFile]:
     return {file.url: file for file in files}
 
 
+_Entry = dict[str, Any]
+
+
+def files_below(
+    fs: Any,
+    path: str,
+    again: Callable[[Callable[[], Any]], Any],
+    depth: int | None = None,
+) -> dict[str, _Entry]:
+    """{path: entry} of the files below a folder of a file system; nothing where it is not there.
+
+    fsspec's own walk takes a folder that it could not list for an empty one: a run would begin anew
+    beside its checkpoints, or train on the shards that were left.
+
+    Args:
+      fs: of `open_store`.
+      path: in it.
+      again: makes each call of the store, see `retry`.
+      depth: how many folders deep, None for all.
+
+    Raises:
+      OSError: as `again` has it.
+    """
+    fs.invalidate_cache()
+    if depth is None and _lists_by_itself(fs):  # by prefix, at once
+        found = again(lambda: fs.find(path, detail=True))
+        return {name: entry for name, entry in found.items() if entry.get("type") != "directory"}
+    files: dict[str, _Entry] = {}
+    folders = [(path, 1)]
+    while folders:
+        folder, level = folders.pop()
+        try:
+            entries = again(functools.partial(fs.ls, folder, detail=True))
+        except (FileNotFoundError, NotADirectoryError):  # gone since
+            continue
+        for entry in entries:
+            name = entry["name"].rstrip("/")
+            if entry.get("type") != "directory":
+                files[entry["name"]] = entry
+            elif name != folder.rstrip("/") and (depth is None or level < depth):
+                folders.append((name, level + 1))
+    return files
+
+
+def _lists_by_itself(fs: Any) -> bool:
+    if isinstance(fs, AsyncFileSystem):
+        return type(fs)._find is not AsyncFileSystem._find
+    return type(fs).find is not AbstractFileSystem.find
+
+
 def _glob(fs: Any, path: str, pattern: str) -> list[FarFile]:
-    try:
-        fs.invalidate_cache()
-        entries = list(fs.glob(path, detail=True).values())
-    except FileNotFoundError:
-        return []
-    except Exception as error:
-        raise FetchError(f"{pattern}: {error_line(error)}") from error
     fixed = posixpath.dirname(re.split(r"[*?\[]", pattern, maxsplit=1)[0])
     prefix = posixpath.dirname(re.split(r"[*?\[]", path, maxsplit=1)[0])
-    files = []
-    for entry in entries:
-        if entry.get("type", "file") == "file":
-            files.append(_far(fixed + entry["name"].removeprefix(prefix), entry))
+    depth = None if "**" in path else path.removeprefix(prefix).strip("/").count("/") + 1
+    try:
+        asked = re.compile(glob_translate(path))
+    except ValueError as error:
+        raise ValueError(f"{pattern}: {error}.") from None
+    found = files_below(fs, prefix, lambda act: retry(pattern, act, FetchError), depth)
+    files = [
+        _far(fixed + name.removeprefix(prefix), entry)
+        for name, entry in found.items()
+        if asked.match(name)
+    ]
     return sorted(files, key=lambda file: file.url)
 
 
@@ -220,8 +288,3 @@ def _far(url: str, info: dict[str, Any]) -> FarFile:
         if told is not None:
             version = f"{kind}:{told}"
     return FarFile(url, int(info["size"]), version, info.get("md5Hash") or "")
-
-
-def error_line(error: Exception) -> str:
-    """What a store's own exception says, in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
