@@ -85,7 +85,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[ConfigDict, str, Options]:
     )
     known, overrides = _parse(parser, arguments)
     trust(allowed(known.allow))
-    config = ConfigDict() if known.config is None else load(known.config)
+    config = ConfigDict() if known.config is None else _at_home(load(known.config))
     if "adopt" in config:
         # Reading others' weights takes a second to load, which no other config needs.
         from mmjax.run.adopting import adopt
@@ -202,6 +202,18 @@ def _meant(argument: str, name: str, flags: Sequence[str]) -> str:
     return (
         f" There are: {', '.join(flags)}; a key of the config is set by {_OVERRIDE}{argument[2:]}."
     )
+
+
+def _at_home(config: ConfigDict) -> ConfigDict:
+    """The config, in whose own paths '~' is the home folder as in typed ones; changed in place."""
+    for path in _HOME:
+        *above, name = path.split(".")
+        node = config.get(above[0]) if above else config
+        if node is not None and str(node.get(name) or "").startswith("~"):
+            override(config, path, os.path.expanduser(node[name]))
+    if config.get("first"):  # a recipe in two stages
+        _at_home(config.first)
+    return config
 
 
 def main(run: Callable[[Sequence[str]], None]) -> None:
