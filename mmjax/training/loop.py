@@ -96,7 +96,8 @@ def train(
         another run has taken.
     """
     pending: tuple[int, dict[str, Any]] | None = None
-    step, saved, metrics = start, start, None
+    latest: dict[str, Any] = {}
+    step, saved, polled, metrics = start, start, start, None
     while step < steps:
         state, latest = take_step(state, next(batches), hooks.stop_word())
         step += 1
@@ -118,8 +119,13 @@ def train(
             hooks.save(step, state, metrics)
             saved = step
         hooks.poll(step)
+        polled = step
     if pending is not None:
         _examine(*pending, rhythm, hooks)
+    if step > start and not _is_due(step, rhythm):  # where a run ends or stops is logged
+        hooks.log(step, jax.device_get(latest))
+    if step > polled:
+        hooks.poll(step)
     if step == steps and step > start:
         try:
             metrics = hooks.evaluate(step, state)
@@ -134,7 +140,7 @@ def train(
 
 def _examine(step: int, metrics: dict[str, Any], rhythm: Rhythm, hooks: Hooks) -> bool:
     """Logs a finished step and says whether some process was asked to stop."""
-    due = step % rhythm.log_steps == 0 or step == 1
+    due = _is_due(step, rhythm)
     watched = {k: v for k, v in metrics.items() if k.startswith("counters/") or k == "stop"}
     values = jax.device_get(metrics if due else watched)
     if due:
@@ -160,6 +166,10 @@ def _examine(step: int, metrics: dict[str, Any], rhythm: Rhythm, hooks: Hooks) -
     if values["stop"] >= REPLACED:
         raise Replaced(step)
     return bool(values["stop"] > 0)
+
+
+def _is_due(step: int, rhythm: Rhythm) -> bool:
+    return step % rhythm.log_steps == 0 or step == 1
 
 
 def bad_sample_table(bad: Any, tried: int, limit: float) -> str:

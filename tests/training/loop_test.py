@@ -125,14 +125,28 @@ def test_of_long_steps_none_is_taken_after_the_one_that_brought_the_request():
     hooks, taken, last = run(50, **stopped, hooks=Recorder(at_once=True))
     assert (taken, last) == (3, 3)
     assert hooks.of("save") == [(3, None)]
-    assert hooks.of("log") == [1, 2]
+    assert hooks.of("log") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("asked", [5, 6, 7, 8])
+def test_the_step_at_which_a_run_stops_is_logged_once_and_is_the_last_one_looked_after(asked):
+    hooks, taken, _ = run(50, Rhythm(log_steps=3, save_steps=4), hooks=Recorder(asked=asked))
+    assert taken == asked
+    assert hooks.of("log") == [1, 3] + [6] * (asked > 6) + [asked]
+    assert hooks.of("poll") == [*range(1, asked + 1)]
+    assert hooks.of("save")[-1] == (asked, None)
+
+
+def test_the_last_step_is_logged_though_no_line_was_due():
+    hooks, _, _ = run(5, Rhythm(log_steps=3, save_steps=4))
+    assert hooks.of("log") == [1, 3, 5]
 
 
 def test_a_process_that_is_alone_stops_after_the_step_it_is_in():
     hooks, taken, last = run(50, hooks=Recorder(asked=3))
     assert (taken, last) == (3, 3)
     assert hooks.of("save") == [(3, None)]
-    assert hooks.of("log") == [1, 2]  # no line was lost
+    assert hooks.of("log") == [1, 2, 3]  # no line was lost
 
 
 def test_an_evaluation_cut_short_ends_the_run_with_a_save():
