@@ -219,6 +219,8 @@ def _train(
     with refusing():
         state, start, offset = begin(config, home, compiled, checkpoints, identity, options)
         saved = checkpoints.restore_files(start) if start else {}
+    online, kept = tracking.begin(config, folder, saved)
+    with refusing():
         accept()
     files = {
         "config.json": text,
@@ -232,8 +234,7 @@ def _train(
             }
         ),
     }
-    online, more = tracking.begin(config, folder, saved)
-    files |= more
+    files |= kept
     if hosts.is_main():
         with keeping():
             keep_tokenizer(parts, folder)

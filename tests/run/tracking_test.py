@@ -87,6 +87,20 @@ def test_a_service_that_refuses_stops_the_run_before_it_trains(package, tmp_path
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize("how", [{"overwrite": True}, {"resume": True}])
+def test_a_service_that_refuses_costs_no_run_that_was_there(package, tmp_path, how):
+    def refuse(**how):
+        raise ConnectionError("no API key.")
+
+    train(config(), str(tmp_path), Options())
+    before = (tmp_path / "config.json").read_text()
+    package.init = refuse
+    with pytest.raises(ConfigError, match="no API key"):
+        train(config(steps=3), str(tmp_path), Options(**how))
+    assert (tmp_path / "config.json").read_text() == before
+    assert (tmp_path / "checkpoints" / "2" / "manifest.json").exists()
+
+
 def test_a_project_without_the_package_is_refused_at_once(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="pip install"):
