@@ -159,14 +159,26 @@ class Trainer:
         self._started.append(run)
         return run
 
-    def pair(self, workdir: pathlib.Path, *flags: str, **how: Any) -> list[Run]:
-        """One run of two processes on this machine."""
+    def pair(
+        self,
+        workdir: pathlib.Path,
+        *flags: str,
+        apart: Mapping[int, Mapping[str, Any]] | None = None,
+        **how: Any,
+    ) -> list[Run]:
+        """One run of two processes on this machine; `apart` is how a process alone is started."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         job = {"MMJAX_COORDINATOR": f"127.0.0.1:{port}", "MMJAX_PROCESSES": "2"}
         return [
-            self.start(workdir, *flags, **how, **job, MMJAX_PROCESS=str(process))
+            self.start(
+                workdir,
+                *flags,
+                **{**how, **(apart or {}).get(process, {})},
+                **job,
+                MMJAX_PROCESS=str(process),
+            )
             for process in range(2)
         ]
 

@@ -202,6 +202,20 @@ def broadcast_bytes(value: bytes) -> bytes:
     return _broadcast(padded).tobytes()
 
 
+def gather_bytes(value: bytes, most: int) -> list[bytes]:
+    """Each process's value by its number, on every process; of more than `most` bytes the first."""
+    if jax.process_count() == 1:
+        return [value[:most]]
+    from jax.experimental import multihost_utils
+
+    padded = np.zeros(4 + most, np.uint8)
+    own = np.frombuffer(value[:most], np.uint8)
+    padded[:4] = np.frombuffer(len(own).to_bytes(4, "little"), np.uint8)
+    padded[4 : 4 + len(own)] = own
+    rows = [row.tobytes() for row in np.asarray(multihost_utils.process_allgather(padded))]
+    return [row[4 : 4 + int.from_bytes(row[:4], "little")] for row in rows]
+
+
 def _broadcast(value: np.ndarray) -> Any:
     from jax.experimental import multihost_utils
 

@@ -1,6 +1,7 @@
 """What a run begins with: its mesh, tokenizer, batches and state."""
 
 import copy
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -216,6 +217,25 @@ def _check_view(where: str, value: Any, model: type) -> None:
         raise ValueError(
             f"{where}: {model.__name__} has no method {value[0]!r}.{nearest(value[0], known)}"
         )
+
+
+def check_same_data(parts: Parts, identity: str) -> None:
+    """Raises ValueError, on all processes, where one has found other data than process 0.
+
+    Each looks for itself, and a listing or a mount may be behind: batches would then hold rows of
+    two data sets, some twice and some never.
+    """
+    sources = [m.source for s in parts.streams.values() for m in members_of(s.data)]
+    found = "; ".join(source.describe() for source in sources).encode()
+    mark = hashlib.sha256(identity.encode()).digest()
+    first, *others = hosts.gather_bytes(mark + found, len(mark) + 400)
+    for number, other in enumerate(others, 1):
+        if other[: len(mark)] != first[: len(mark)]:
+            here, there = (text[len(mark) :].decode(errors="replace") for text in (first, other))
+            raise ValueError(
+                f"process {number} has found other data ({there}) than process 0 ({here}). All "
+                "need the same files; where a store or a mount was late, start again."
+            )
 
 
 def begin(

@@ -30,6 +30,7 @@ from mmjax.run.beginning import (
     begin,
     check_goals,
     check_letters,
+    check_same_data,
     check_source,
     files_gone,
     keep_tokenizer,
@@ -217,6 +218,7 @@ def _train(
         say(f"sharding: {line}")
     identity = data_identity(config, parts)
     with refusing():
+        check_same_data(parts, identity)
         state, start, offset = begin(config, home, compiled, checkpoints, identity, options)
         saved = checkpoints.restore_files(start) if start else {}
     online, kept = tracking.begin(config, folder, saved)

@@ -48,6 +48,17 @@ def test_two_processes_that_share_every_row_train_and_evaluate_like_one(
         assert found[name] == pytest.approx(value, rel=1e-4), name
 
 
+def test_processes_that_find_other_data_are_refused_alike(trainer, lab, tmp_path):
+    fewer = lab.write_tar(tmp_path / "train.tar", lab.good_samples(50))
+    pair = trainer.pair(tmp_path / "run", *FLAGS, apart={1: {"data": fewer}})
+    assert [run.wait() for run in pair] == [2, 2], pair[0].err
+    said = "error: process 1 has found other data (1 shard, "
+    for run in pair:
+        assert run.lines[-1].startswith(said), run.err
+        assert "50 samples of jpg txt) than process 0 (" in run.lines[-1]
+    assert lab.steps(tmp_path / "run") == []
+
+
 def test_a_run_goes_on_with_another_number_of_processes(trainer, lab, alone, tmp_path):
     pair = trainer.pair(tmp_path, *FLAGS)
     pair[0].until(lambda: lab.steps(tmp_path) == [2])
