@@ -254,13 +254,13 @@ class RemoteShards(base.Source):
         held = self._cache.hold(file, beside)
         try:
             return _Opened(held, self._source(held.path))
-        except ValueError:  # the copy may be at fault: once more
+        except (ValueError, FileNotFoundError):  # the copy may be at fault, or was discarded
             held.release()
         self._cache.discard(file)
         held = self._cache.hold(file, beside)
         try:
             return _Opened(held, self._source(held.path))
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             self._cache.discard(file)
             raise FetchError(self._speak(number, str(error))) from None
 

@@ -97,7 +97,9 @@ class ShardCache:
             finally:
                 os.close(fetching)
         with contextlib.suppress(OSError):
-            os.utime(path)
+            # The time of use alone: another process that makes the index just now would take a
+            # shard with a new time for one that is being written.
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         return held
 
     def discard(self, file: FarFile) -> None:
@@ -170,7 +172,7 @@ class ShardCache:
                     partial = entry.name.endswith(".tmp")  # perhaps of a process that was killed
                     if partial or _is_shard(entry.name):
                         used += found.st_size
-                        age = 0.0 if partial else found.st_mtime
+                        age = 0.0 if partial else found.st_atime
                         old.append((age, pathlib.Path(entry.path)))
             for _, path in sorted(old):
                 if used + file.size <= self._limit:

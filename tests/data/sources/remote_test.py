@@ -248,6 +248,22 @@ def test_a_copy_that_the_disk_damaged_is_fetched_anew(shards, cache):
     assert shards.reads("s-0.tar") == 2
 
 
+def test_a_copy_that_another_process_discards_is_fetched_anew(shards, monkeypatch):
+    hold, discarded = shard_cache.ShardCache.hold, []
+
+    def losing(self, file, beside=()):
+        held = hold(self, file, beside)
+        if not discarded:
+            discarded.append(file)
+            self.discard(file)
+        return held
+
+    monkeypatch.setattr(shard_cache.ShardCache, "hold", losing)
+    source = remote.RemoteShards("flaky://set/s-0.tar")
+    assert len(everything(source)) == COUNTS[0]
+    assert shards.reads("s-0.tar") == 2
+
+
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_damaged_tar_is_named_by_its_address(shards, listed):
     place = shards.root() / "set" / "s-1.tar"

@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 import threading
+import time
 import types
 
 import pytest
@@ -18,7 +19,8 @@ from mmjax.data.sources.fetching import FetchError
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     waits = []
-    monkeypatch.setattr(shard_cache, "time", types.SimpleNamespace(sleep=waits.append))
+    clock = types.SimpleNamespace(sleep=waits.append, time_ns=time.time_ns)
+    monkeypatch.setattr(shard_cache, "time", clock)
     return waits
 
 
@@ -81,6 +83,15 @@ def test_what_was_unused_for_longest_makes_room(tmp_path, flaky, put):
     assert len(list((tmp_path / "cache").glob("*.lock"))) == 4  # three, and that of the room
     cache.hold(files[1])
     assert kept(tmp_path) == ["a.tar", "b.tar", "d.tar"]
+
+
+def test_a_shard_that_is_held_once_more_is_not_taken_for_a_changed_one(tmp_path, flaky, put):
+    file, cache = put("a.tar", b"a" * 600), make(tmp_path)
+    path = cache.hold(file).path
+    os.utime(path, (5, 5))
+    cache.hold(file)  # while another process makes its index
+    assert os.stat(path).st_mtime == 5
+    assert os.stat(path).st_atime > 5
 
 
 def test_what_lies_beside_a_shard_comes_and_goes_with_it(tmp_path, flaky, put):
