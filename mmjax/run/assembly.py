@@ -25,6 +25,8 @@ from mmjax.objectives.base import Objective
 from mmjax.preprocess import Contract
 from mmjax.run.config_file import check_workers
 from mmjax.run.settings import check_keys
+from mmjax.run.suiting import check_kind
+from mmjax.training.optimizers.base import Optimizer
 from mmjax.training.step import Goal, Recipe
 
 TRAINED_ON = ("data", "first")  # keys of a config that an evaluation does not need
@@ -91,14 +93,12 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
     for name, goal in goals.items():
         if not isinstance(goal, Goal):
             raise ConfigError(f"goals.{name} is no Goal; write spec(Goal, objective=...).")
-        if not isinstance(goal.objective, Objective):
-            raise ConfigError(
-                f"goals.{name}.objective is no Objective; make it one (mmjax/objectives/base.py)."
-            )
+        check_kind(f"goals.{name}.objective", goal.objective, Objective)
         if training:
             check_stream(name, goal.stream, streams)
     if not goals:
         raise ConfigError("goals is empty; a run needs at least one spec(Goal, objective=...).")
+    check_kind("optimizer", made["optimizer"], Optimizer)
     recipe = make_recipe(made)
     _check_sizes(recipe.model, "model")
     for name, goal in goals.items():

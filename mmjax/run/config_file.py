@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 import sys
 import traceback
 import types
@@ -151,5 +152,10 @@ def _failure(path: str, origin: str, error: Exception) -> str:
     if isinstance(error, SyntaxError) and error.filename == origin:
         lines, text = [error.lineno], str(error.msg)
     where = f"{path}:{lines[-1]}" if lines and lines[-1] else path
+    if found := re.match(r"Could not override field '(\w+)' \(reference\)\.", text):
+        return (
+            f"{where}: {found[1]} is set to an object or to another type than it has. A config "
+            "describes objects: write spec(CLASS, field=value), not CLASS(field=value)."
+        )
     kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
     return f"{where}: {kind}{text}"

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mmjax.config import ConfigError
 from mmjax.evaluation.base import Evaluator
 from mmjax.evaluation.objectives import Objectives
 from mmjax.run.console import say
@@ -34,10 +35,8 @@ def check_evaluators(
       ValueError: which evaluator, what is missing, and what to do.
     """
     for name, evaluator in evaluators.items():
+        check_kind(f"evaluators.{name}", evaluator, Evaluator)
         try:
-            if not isinstance(evaluator, Evaluator):
-                kind = type(evaluator).__name__
-                raise ValueError(f"{kind} is no Evaluator; make it one (mmjax/evaluation/base.py).")
             _check_encoders(evaluator, model)
             _check_words(evaluator, set(words))
             _check_head(evaluator, model, set(words))
@@ -45,6 +44,15 @@ def check_evaluators(
             evaluator.check(facts, answers)
         except ValueError as error:
             raise ValueError(f"evaluators.{name}: {error}") from error
+
+
+def check_kind(where: str, value: Any, kind: type) -> None:
+    """Raises ConfigError where a class of one's own, or of another library, is not of a kind."""
+    if not isinstance(value, kind):
+        home = f"{kind.__module__.replace('.', '/')}.py"
+        raise ConfigError(
+            f"{where} is {type(value).__name__}, no {kind.__name__}; make it one ({home})."
+        )
 
 
 def _check_goals(evaluator: Any, goals: Iterable[str]) -> None:

@@ -181,5 +181,5 @@ def test_what_is_no_objective_is_one_line_with_its_place(trainer, tmp_path):
         "    config.goals.own = spec(Goal, objective=spec(Own))\n"
         "    return config\n"
     )
-    words = ["goals.own.objective is no Objective", "mmjax/objectives/base.py"]
+    words = ["goals.own.objective is Own, no Objective", "mmjax/objectives/base.py"]
     refused(trainer.command("train.py", f"--config={file}", "--workdir=x", **NO_DEVICE), *words)

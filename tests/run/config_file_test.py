@@ -80,8 +80,16 @@ def test_a_saved_config_that_is_no_text_is_named(tmp_path):
             "def get_config():\n    return spec(Contract, image_siez=3)\n",
             ":4: Contract takes no 'image_siez'. Did you mean 'image_size'?",
         ),
+        (
+            "from mmjax.config import spec\nfrom mmjax.training.step import Goal\n"
+            "from mmjax.objectives.contrastive import Contrastive\n"
+            "def get_config():\n    goal = spec(Goal, objective=spec(Contrastive))\n"
+            "    goal.objective = Contrastive()\n    return goal\n",
+            ":6: objective is set to an object or to another type than it has. A config describes "
+            "objects: write spec(CLASS, field=value), not CLASS(field=value).",
+        ),
     ],
-    ids=["syntax", "import", "call", "deeper", "spec"],
+    ids=["syntax", "import", "call", "deeper", "spec", "object"],
 )
 def test_a_config_file_whose_own_code_fails_is_one_line_with_its_place(text, message, tmp_path):
     file = tmp_path / "broken.py"

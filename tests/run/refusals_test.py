@@ -7,10 +7,11 @@ import os
 import pathlib
 
 import jax
+import optax
 import pytest
 from PIL import Image
 
-from mmjax.config import ConfigError, override
+from mmjax.config import ConfigError, override, spec
 from mmjax.data.dataset import members_of
 from mmjax.data.tokenizers.training import train_bpe
 from mmjax.parallel.mesh import make_mesh
@@ -278,5 +279,13 @@ class Plain:
 
 
 def test_what_is_no_evaluator_is_refused_by_its_name():
-    with pytest.raises(ValueError, match=r"^evaluators\.own: Plain is no Evaluator; make it one"):
+    with pytest.raises(ValueError, match=r"^evaluators\.own is Plain, no Evaluator; make it one"):
         check_evaluators({"own": Plain()}, None, (), {}, ())
+
+
+def test_an_optimizer_of_another_library_is_refused_by_its_name():
+    config = changed("features")
+    with config.unlocked():
+        config.optimizer = spec(optax.adamw, learning_rate=1e-3)
+    with pytest.raises(ValueError, match=r"^optimizer is Gradient\w+, no Optimizer; make it"):
+        assemble(config)
