@@ -2,9 +2,9 @@
 
 Reproduces: nothing published; it shows the whole way from data to report on any machine.
 Command:    python train.py --config=configs/quickstart.py --workdir=runs/quickstart
-Devices:    2 CPU cores, about 4 minutes on slow ones from start to report.
-Expect:     zero-shot 69 to 75 % over 32 held-out classes (chance 3.1 %), text→image R@1
-            71 to 77 % of 256 held-out pairs (chance 0.4 %), three seeds: docs/benchmarks.md.
+Devices:    2 CPU cores, 2 to 4 minutes from start to report.
+Expect:     zero-shot 66 to 75 % over 32 held-out classes (chance 3.1 %), text→image R@1
+            67 to 77 % of 256 held-out pairs (chance 0.4 %), five seeds: docs/benchmarks.md.
 """
 
 import math
