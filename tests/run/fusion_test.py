@@ -53,7 +53,7 @@ def test_masked_words_are_learnt_from_pictures(tmp_path):
     assert 0 < losses[-1] < losses[0]
     assert (tmp_path / "run" / "checkpoints" / "3" / "manifest.json").exists()
     tokenizer = open_tokenizer(tmp_path / "run" / "tokenizer.json")
-    assert tokenizer.special_tokens() == {"<pad>": 0, "<bos>": 1, "<eos>": 2, "<mask>": 3}
+    assert tokenizer.special_tokens() == {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<mask>": 3}
 
 
 def test_a_tokenizer_larger_than_the_stream_is_refused(tmp_path):
