@@ -5,7 +5,6 @@ import functools
 import hashlib
 import inspect
 import json
-import math
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -24,16 +23,13 @@ from mmjax.data.transforms.text import Tokenize, check_tokenizer, clean_text
 from mmjax.objectives.base import Objective
 from mmjax.preprocess import Contract
 from mmjax.run.config_file import check_workers
+from mmjax.run.model_fields import check_fields
 from mmjax.run.settings import check_keys
 from mmjax.run.suiting import check_kind
 from mmjax.training.optimizers.base import Optimizer
 from mmjax.training.step import Goal, Recipe
 
 TRAINED_ON = ("data", "first")  # keys of a config that an evaluation does not need
-# Fields of models and towers that count something there is at least one of.
-SIZES = ("dim", "depth", "num_heads", "mlp_dim", "patch_size", "image_size", "length", "vocab_size")
-SIZES += ("embed_dim",)
-EPSILONS = ("norm_epsilon", "epsilon")  # added under a root
 _RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 # Keys of a config that its recipe is made of.
 RECIPE = tuple("preprocess" if name == "contract" else name for name in _RECIPE_FIELDS)
@@ -100,9 +96,9 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
         raise ConfigError("goals is empty; a run needs at least one spec(Goal, objective=...).")
     check_kind("optimizer", made["optimizer"], Optimizer)
     recipe = make_recipe(made)
-    _check_sizes(recipe.model, "model")
+    check_fields(recipe.model, "model")
     for name, goal in goals.items():
-        _check_sizes(goal.objective, f"goals.{name}.objective")
+        check_fields(goal.objective, f"goals.{name}.objective")
     parts = Parts(recipe, streams, _held_out(made), made)
     _check_preprocess(parts)
     for dataset in _everything(parts):
@@ -111,21 +107,6 @@ def assemble(config: ConfigDict, allow: tuple[str, ...] = (), training: bool = T
         except (ValueError, FetchError) as error:
             raise ConfigError(str(error)) from None
     return parts
-
-
-def _check_sizes(model: Any, where: str) -> None:
-    """Raises ConfigError for a size of a model, or of a tower of it, that is none, and for inf."""
-    for field in dataclasses.fields(model) if dataclasses.is_dataclass(model) else ():
-        value = getattr(model, field.name, None)
-        least = 0 if field.name == "depth" else 1  # of regions a tower may have no block
-        if field.name in SIZES and isinstance(value, int) and value < least:
-            raise ConfigError(f"{where}.{field.name}={value}: give {least} or more.")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{where}.{field.name}={value}: give a finite number.")
-        if field.name in EPSILONS and value < 0:  # a root of less than 0
-            raise ConfigError(f"{where}.{field.name}={value}: give 0 or more.")
-        if field.name not in ("parent", "name"):
-            _check_sizes(value, f"{where}.{field.name}")
 
 
 def _check_preprocess(parts: Parts) -> None:
