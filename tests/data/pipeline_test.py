@@ -14,11 +14,10 @@ from mmjax.data.dataset import Dataset, Mixture, members_of
 from mmjax.data.fields import Fields
 from mmjax.data.mixture import Order
 from mmjax.data.pipeline import BatchMaker, Mismatch, Reading, batches
-from mmjax.data.rows import ATTEMPTS, evaluation_rows, mix_bits, text_identity, training_rows
+from mmjax.data.rows import ATTEMPTS, evaluation_rows, text_identity, training_rows
 from mmjax.data.sources.base import CAUSES, BadSample, Source
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.transforms.captions import PickCaption
-from mmjax.data.transforms.decode import pixels
 from mmjax.data.transforms.image import RandomFlip, RandomResizedCrop
 from mmjax.data.transforms.text import Tokenize
 
@@ -361,61 +360,10 @@ def test_data_without_a_usable_sample_stops_before_training():
         maker(dataset(5, bad=frozenset(range(5))))
 
 
-@dataclasses.dataclass(frozen=True)
-class Scaled:
-    """What other libraries' transforms end with, and the step does here."""
-
-    def __call__(self, sample, rng):
-        sample["image"] = sample["image"].astype(np.float32) / 255
-        return sample
-
-
-@dataclasses.dataclass(frozen=True)
-class Forgetful:
-    def __call__(self, sample, rng):
-        del sample, rng
-
-
-def test_pictures_that_were_scaled_already_are_refused():
-    """As float32 they would be scaled again, and train as black ones without a word."""
-    data = Dataset(source=Numbers(20), transforms=(Noise(), Scaled()))
-    with pytest.raises(ValueError, match=r"image is float32.*uint8.* as preprocess says"):
-        maker(data)
-
-
-def test_a_transform_that_gives_no_sample_is_named():
-    data = Dataset(source=Numbers(20), transforms=(Noise(), Forgetful()))
-    with pytest.raises(ValueError, match=r"Forgetful gives NoneType, no sample; .*return sample"):
-        maker(data)
-
-
 def test_unlike_datasets_in_a_mixture_are_refused():
     small = Dataset(source=Numbers(4), transforms=())
     with pytest.raises(ValueError, match="like rows"):
         maker(Mixture((dataset(), small)))
-
-
-def test_mixed_bits_look_like_noise():
-    values = np.array([mix_bits(7, index, 1) % 100 for index in range(20_000)])
-    counts = np.bincount(values, minlength=100)
-    assert counts.min() > 130
-    assert counts.max() < 270
-    assert len({mix_bits(a, b) for a in range(50) for b in range(50)}) == 2500
-
-
-def test_a_forgotten_resize_is_said_before_the_first_batch(tmp_path):
-    for number in range(4):
-        image = np.zeros((20 + number, 30, 3), np.uint8)
-        (tmp_path / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(image, quality=90))
-        (tmp_path / f"{number}.txt").write_text("a black box")
-    data = Dataset(path=str(tmp_path), transforms=(PickCaption(), Decode()))
-    with pytest.raises(ValueError, match=r"unlike shapes.*transform of fixed size"):
-        BatchMaker(training_rows((data,), 0, "main"), 2, 0, 1, threads=1)
-
-
-class Decode:
-    def __call__(self, sample, rng):
-        return {**sample, "image": pixels(sample["image"])}
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, 1e12, float("inf")])

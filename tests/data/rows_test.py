@@ -8,7 +8,7 @@ import pytest
 from mmjax.data.dataset import Dataset
 from mmjax.data.fields import Fields
 from mmjax.data.pipeline import BatchMaker
-from mmjax.data.rows import Picked, evaluation_rows
+from mmjax.data.rows import Picked, evaluation_rows, mix_bits
 from mmjax.data.sources.base import BadSample, Record, Source
 
 
@@ -55,3 +55,11 @@ def test_picked_rows_are_those_of_the_whole_in_the_order_asked_for(rows):
     np.testing.assert_array_equal(second["regions"][0], whole[2]["regions"])
     np.testing.assert_array_equal(second["regions"][1], whole[0]["regions"])
     assert Picked(rows, [4]).load(0)[0] is None
+
+
+def test_mixed_bits_look_like_noise():
+    values = np.array([mix_bits(7, index, 1) % 100 for index in range(20_000)])
+    counts = np.bincount(values, minlength=100)
+    assert counts.min() > 130
+    assert counts.max() < 270
+    assert len({mix_bits(a, b) for a in range(50) for b in range(50)}) == 2500
